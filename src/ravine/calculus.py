@@ -1,0 +1,233 @@
+"""Derivatives of a model at one point, for use inside a residual.
+
+Everything here takes the model `u` and one point `z` and returns numbers at that point; batching is the objective's
+business. `partials` is the workhorse. Below it lies `taylor`, which carries the derivatives along curves through a
+function: layer by layer for models that know how, so that derivatives cost matrix products.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from ravine._types import Array, Float, Point
+
+Index = int | tuple[int, ...]
+
+
+def partials(u: Callable, z: Point, *indices: Index) -> tuple[Float[Array, "*shape"], ...]:
+    """Partial derivatives of `u` at `z`, in the order asked for.
+
+    Each index names a derivative by its coordinates: `()` is u itself, `0` or `(0,)` is ∂u/∂z₀, `(0, 0)` is ∂²u/∂z₀²,
+    `(0, 1)` the mixed one. All orders along all coordinates come out of one Taylor pass, `taylor`; mixed derivatives
+    take nested forward passes of their own.
+
+    **Arguments:** `u`, a function of a point of shape `(d,)`; `z`, the point; `indices`, one for each derivative.
+
+    **Returns:** a tuple with one array for each index, each of `u(z)`'s shape.
+
+    **Raises:** `ValueError` when a coordinate does not exist.
+
+    **Cost:** for a model that knows its Taylor pass about 1 + Σ (highest order of each coordinate) evaluations of u; for
+    other callables 2ᵏ evaluations for order k (nested forward mode, after Griewank and Walther, *Evaluating
+    Derivatives*, 2008, chapters 3 and 13).
+
+    ```python
+    >>> import jax.numpy as jnp, ravine as rv
+    >>> u = lambda z: z[0] ** 3 * z[1]
+    >>> [float(d) for d in rv.partials(u, jnp.array([2.0, 5.0]), (), 1, (0, 0), (0, 1))]
+    [40.0, 8.0, 60.0, 12.0]
+
+    ```
+    """
+    asked = [(index,) if isinstance(index, int) else tuple(sorted(index)) for index in indices]
+    dimension = z.shape[0]
+    for index in asked:
+        if any(not 0 <= axis < dimension for axis in index):
+            raise ValueError(
+                f"partials: the derivative {index} names a coordinate that the point does not have: "
+                f"it has {dimension} coordinates, numbered 0 to {dimension - 1}."
+            )
+    orders: dict[int, int] = {}
+    for index in asked:
+        if len(set(index)) == 1:
+            orders[index[0]] = max(orders.get(index[0], 0), len(index))
+    value, curves = taylor(u, z, tuple(_line(z, axis, order) for axis, order in orders.items()))
+    found: dict[tuple[int, ...], Array] = {(): value}
+    for axis, curve in zip(orders, curves, strict=True):
+        found |= {(axis,) * (order + 1): derivative for order, derivative in enumerate(curve)}
+    for index in asked:
+        if index not in found:
+            found[index] = _nested(u, z, index)
+    return tuple(found[index] for index in asked)
+
+
+# The derivatives of a curve s ↦ z(s) at s = 0: z′, z″, …
+Curve = tuple[Float[Array, "*shape"], ...]
+
+
+def taylor(f: Callable, z: Float[Array, "..."], curves: tuple[Curve, ...]) -> tuple[Float[Array, "..."], tuple[Curve, ...]]:
+    """f(z) and, for each curve through z, the derivatives of s ↦ f(z(s)) to the order the curve is given to.
+
+    The curves share z, and hence everything that depends on z alone. A callable that knows better than nested forward
+    mode says so by a method `taylor(z, curves)` with this meaning; the models of this library do, layer by layer.
+
+    **Cost:** 2ᵏ evaluations for a curve of order k when f has no such method.
+
+    ```python
+    >>> import jax.numpy as jnp, ravine as rv
+    >>> value, ((first, second),) = rv.taylor(jnp.sin, jnp.array(0.0), ((jnp.array(1.0), jnp.array(2.0)),))
+    >>> float(value), float(first), float(second)
+    (0.0, 1.0, 2.0)
+
+    ```
+    """
+    if hasattr(f, "taylor"):
+        return f.taylor(z, curves)
+    if not curves:
+        return f(z), ()
+    values, derivatives = [], []
+    for curve in curves:
+        value, *rest = _along(f, z, curve)
+        values.append(value)
+        derivatives.append(tuple(rest))
+    return values[0], tuple(derivatives)
+
+
+def _along(f: Callable, z: Array, curve: Curve) -> tuple[Array, ...]:
+    """Nested `jvp` of s ↦ f(z + s z′ + s²/2 z″ + …)."""
+
+    def path(s):
+        total, power = z, jnp.ones_like(s)
+        for order, derivative in enumerate(curve, start=1):
+            power = power * s / order
+            total = total + power * derivative
+        return (f(total),)
+
+    def differentiate(g):
+        def both(s):
+            values, slopes = jax.jvp(g, (s,), (jnp.ones_like(s),))
+            return (*values, slopes[-1])
+
+        return both
+
+    for _ in curve:
+        path = differentiate(path)
+    return path(jnp.zeros((), z.dtype))
+
+
+def elementwise(function: Callable, z: Array, curves: tuple[Curve, ...]) -> tuple[Array, tuple[Curve, ...]]:
+    """`taylor` for a function that acts on each entry by itself, by Faà di Bruno's formula up to order 4."""
+    highest = max((len(curve) for curve in curves), default=0)
+    if highest > 4:
+        raise ValueError(f"taylor: order {highest} along one coordinate; layer-wise passes go up to order 4.")
+    value, *d = _derivatives(function, z, highest)
+    out = []
+    for curve in curves:
+        a = (None, *curve)
+        terms = []
+        if len(curve) >= 1:
+            terms.append(d[0] * a[1])
+        if len(curve) >= 2:
+            terms.append(d[0] * a[2] + d[1] * a[1] ** 2)
+        if len(curve) >= 3:
+            terms.append(d[0] * a[3] + 3 * d[1] * a[1] * a[2] + d[2] * a[1] ** 3)
+        if len(curve) >= 4:
+            terms.append(
+                d[0] * a[4] + d[1] * (3 * a[2] ** 2 + 4 * a[1] * a[3]) + 6 * d[2] * a[1] ** 2 * a[2] + d[3] * a[1] ** 4
+            )
+        out.append(tuple(terms))
+    return value, tuple(out)
+
+
+def _derivatives(function: Callable, z: Array, order: int) -> list[Array]:
+    """σ(z), σ′(z), … entry by entry: in closed form where one evaluation serves all, else by nested `jvp`."""
+    if function is jnp.tanh:
+        s = jnp.tanh(z)
+        first = 1 - s * s
+        closed = [s, first, -2 * s * first, first * (6 * s * s - 2), 8 * s * first * (2 - 3 * s * s)]
+        return closed[: order + 1]
+    if function is jnp.sin:
+        sin, cos = jnp.sin(z), jnp.cos(z)
+        return [sin, cos, -sin, -cos, sin][: order + 1]
+    found = [function]
+    for _ in range(order):
+        found.append(lambda x, g=found[-1]: jax.jvp(g, (x,), (jnp.ones_like(x),))[1])
+    return [g(z) for g in found]
+
+
+def _line(z: Point, axis: int, order: int) -> Curve:
+    return (jnp.zeros_like(z).at[axis].set(1), *(jnp.zeros_like(z) for _ in range(order - 1)))
+
+
+def _nested(u: Callable, z: Point, index: tuple[int, ...]) -> Array:
+    """One mixed derivative by nested `jvp`."""
+
+    def differentiate(f, axis):
+        return lambda point: jax.jvp(f, (point,), (jnp.zeros_like(z).at[axis].set(1),))[1]
+
+    for axis in index:
+        u = differentiate(u, axis)
+    return u(z)
+
+
+def gradient(u: Callable, z: Point) -> Float[Array, "d"]:
+    """∇u at `z` for a scalar `u`, by reverse mode. **Cost:** about three evaluations of u.
+
+    ```python
+    >>> import jax.numpy as jnp, ravine as rv
+    >>> rv.gradient(lambda z: z[0] * z[1], jnp.array([2.0, 5.0])).tolist()
+    [5.0, 2.0]
+
+    ```
+    """
+    return jax.grad(u)(z)
+
+
+def hessian_diagonal(u: Callable, z: Point) -> Float[Array, "d *shape"]:
+    """∂²u/∂z_i² at `z` for every coordinate i. **Cost:** as `partials`.
+
+    ```python
+    >>> import jax.numpy as jnp, ravine as rv
+    >>> rv.hessian_diagonal(lambda z: z[0] ** 2 * z[1] ** 3, jnp.array([2.0, 1.0])).tolist()
+    [2.0, 24.0]
+
+    ```
+    """
+
+    dimension = z.shape[0]
+    if dimension <= 8:
+        _, curves = taylor(u, z, tuple(_line(z, axis, 2) for axis in range(dimension)))
+        return jnp.stack([second for _, second in curves])
+
+    # Many coordinates: one traced pass for all of them keeps compilation short.
+    def second(basis):
+        return taylor(u, z, ((basis, jnp.zeros_like(z)),))[1][0][1]
+
+    return jax.vmap(second)(jnp.eye(dimension, dtype=z.dtype))
+
+
+def laplacian(u: Callable, z: Point) -> Float[Array, "*shape"]:
+    """Δu = Σ ∂²u/∂z_i² at `z`. **Cost:** as `hessian_diagonal`.
+
+    ```python
+    >>> import jax.numpy as jnp, ravine as rv
+    >>> float(rv.laplacian(lambda z: jnp.sum(z**2), jnp.array([2.0, 1.0, 0.0])))
+    6.0
+
+    ```
+    """
+    return jnp.sum(hessian_diagonal(u, z), axis=0)
+
+
+def divergence(field: Callable, z: Point) -> Float[Array, ""]:
+    """div F = Σ ∂F_i/∂z_i at `z` for a field `F: ℝᵈ → ℝᵈ`. **Cost:** d forward passes.
+
+    ```python
+    >>> import jax.numpy as jnp, ravine as rv
+    >>> float(rv.divergence(lambda z: z**2, jnp.array([2.0, 1.0])))
+    6.0
+
+    ```
+    """
+    return jnp.trace(jax.jacfwd(field)(z))

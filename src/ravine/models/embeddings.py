@@ -1,0 +1,102 @@
+"""What stands before a network: scaling, periodicity, frequencies. None of these holds parameters."""
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ravine._types import Array, Float, Point, RandomKey
+from ravine.calculus import taylor
+
+
+class Compose(eqx.Module):
+    """x ↦ f_k(… f₁(x)): the parts in the order of application.
+
+    ```python
+    >>> import jax.numpy as jnp, ravine as rv
+    >>> rv.models.Compose(rv.models.Scale((0.0,), (4.0,)), lambda x: 10 * x)(jnp.array([3.0])).tolist()
+    [5.0]
+
+    ```
+    """
+
+    parts: tuple[Callable[[Any], Any], ...]
+
+    def __init__(self, *parts: Callable[[Any], Any]):
+        self.parts = parts
+
+    def __call__(self, x):
+        for part in self.parts:
+            x = part(x)
+        return x
+
+    def taylor(self, z, curves):
+        """See `ravine.taylor`."""
+        for part in self.parts:
+            z, curves = taylor(part, z, curves)
+        return z, curves
+
+
+class Scale(eqx.Module):
+    """The affine map of the box [low, high] onto [−1, 1]ᵈ."""
+
+    low: tuple[float, ...] = eqx.field(static=True)
+    high: tuple[float, ...] = eqx.field(static=True)
+
+    def __init__(self, low, high):
+        self.low, self.high = tuple(map(float, np.ravel(low))), tuple(map(float, np.ravel(high)))
+        if len(self.low) != len(self.high) or any(a >= b for a, b in zip(self.low, self.high, strict=True)):
+            raise ValueError(f"Scale: each coordinate needs low < high, got low={self.low}, high={self.high}.")
+
+    def __call__(self, x: Point) -> Point:
+        low, high = jnp.asarray(self.low, x.dtype), jnp.asarray(self.high, x.dtype)
+        return 2 * (x - low) / (high - low) - 1
+
+    def taylor(self, z, curves):
+        """See `ravine.taylor`."""
+        factor = 2 / (jnp.asarray(self.high, z.dtype) - jnp.asarray(self.low, z.dtype))
+        return self(z), tuple(tuple(factor * derivative for derivative in curve) for curve in curves)
+
+
+class Periodic(eqx.Module):
+    """Replaces one coordinate by cos and sin of its first `harmonics` multiples: exact periodicity, all derivatives.
+
+    Suchuan Dong and Naxian Ni, *A method for representing periodic functions and enforcing exactly periodic boundary
+    conditions with deep neural networks*, 2021. The output holds the other coordinates first, then the cosines and
+    sines: d − 1 + 2·harmonics numbers.
+    """
+
+    axis: int = eqx.field(static=True)
+    period: float = eqx.field(static=True)
+    harmonics: int = eqx.field(static=True)
+
+    def __init__(self, axis: int, period: float, *, harmonics: int = 1):
+        if period <= 0 or harmonics < 1:
+            raise ValueError(f"Periodic: period and harmonics must be positive, got {period=}, {harmonics=}.")
+        self.axis, self.period, self.harmonics = axis, float(period), harmonics
+
+    def __call__(self, x: Point) -> Float[Array, "k"]:
+        angles = x[self.axis] * (2 * np.pi / self.period) * jnp.arange(1, self.harmonics + 1, dtype=x.dtype)
+        rest = jnp.delete(x, self.axis, assume_unique_indices=True)
+        return jnp.concatenate([rest, jnp.cos(angles), jnp.sin(angles)])
+
+
+class Fourier(eqx.Module):
+    """x ↦ (cos Bx, sin Bx) with a fixed random B ~ N(0, scale²): makes high frequencies reachable.
+
+    Matthew Tancik et al., *Fourier features let networks learn high frequency functions in low dimensional domains*,
+    2020. B is held as numbers, not as parameters. The output has 2·features numbers.
+    """
+
+    frequencies: tuple[tuple[float, ...], ...] = eqx.field(static=True)
+
+    def __init__(self, inputs: int, features: int, *, scale: float = 1.0, key: RandomKey):
+        drawn = scale * jax.random.normal(key, (features, inputs))
+        self.frequencies = tuple(tuple(map(float, row)) for row in np.asarray(drawn))
+
+    def __call__(self, x: Point) -> Float[Array, "k"]:
+        angles = jnp.asarray(self.frequencies, x.dtype) @ x
+        return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)])

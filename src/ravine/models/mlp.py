@@ -1,0 +1,79 @@
+"""The multilayer perceptron."""
+
+from collections.abc import Callable
+from typing import Literal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from ravine._types import Array, Float, Inexact, RandomKey
+from ravine.calculus import Curve, elementwise
+
+
+class MLP(eqx.Module):
+    """x ↦ W_L σ(… σ(W₁x + b₁) …) + b_L, acting on one point.
+
+    Weights are drawn with Glorot's variance 2/(in + out) (Xavier Glorot and Yoshua Bengio, *Understanding the
+    difficulty of training deep feedforward neural networks*, 2010), biases are zero but for the first layer, where
+    they spread the units over the domain.
+
+    **Arguments:** `inputs`, the number of coordinates; `outputs`, a number, or "scalar" for an output of shape `()`;
+    `width`, `depth`: units in a hidden layer and number of hidden layers; `activation`, elementwise and smooth where
+    derivatives are taken (`jnp.tanh`, `jnp.sin`, `jax.nn.gelu`).
+
+    **Cost:** (depth − 1)·width² multiplications a point.
+
+    ```python
+    >>> import jax, jax.numpy as jnp, ravine as rv
+    >>> rv.models.MLP(2, "scalar", width=20, depth=3, key=jax.random.key(0))(jnp.zeros(2)).shape
+    ()
+
+    ```
+    """
+
+    weights: tuple[Array, ...]
+    biases: tuple[Array, ...]
+    activation: Callable[[Array], Array] = eqx.field(static=True)
+    scalar: bool = eqx.field(static=True)
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int | Literal["scalar"],
+        *,
+        width: int = 20,
+        depth: int = 3,
+        activation: Callable[[Array], Array] = jnp.tanh,
+        key: RandomKey,
+    ):
+        if inputs < 1 or width < 1 or depth < 1 or (outputs != "scalar" and int(outputs) < 1):
+            raise ValueError(
+                f"MLP: inputs, outputs, width and depth must be at least 1, got {inputs=}, {outputs=}, {width=}, "
+                f"{depth=}."
+            )
+        self.scalar = outputs == "scalar"
+        self.activation = activation
+        sizes = (inputs, *(width,) * depth, 1 if outputs == "scalar" else int(outputs))
+        keys = jax.random.split(key, depth + 2)
+        self.weights = tuple(
+            jnp.sqrt(2 / (a + b)) * jax.random.normal(k, (b, a))
+            for a, b, k in zip(sizes, sizes[1:], keys, strict=False)
+        )
+        spread = jax.random.uniform(keys[-1], (width,), minval=-1.0, maxval=1.0)
+        self.biases = (spread, *(jnp.zeros(size) for size in sizes[2:]))
+
+    def __call__(self, x: Inexact[Array, "inputs"]) -> Float[Array, "*outputs"]:
+        return self.taylor(x, ())[0]
+
+    def taylor(self, z: Inexact[Array, "inputs"], curves: tuple[Curve, ...]) -> tuple[Array, tuple[Curve, ...]]:
+        """See `ravine.taylor`: derivatives pass through each layer as further columns of one matrix product."""
+        for weight, bias in zip(self.weights[:-1], self.biases[:-1], strict=True):
+            # x Wᵀ rather than W x: under vmap the points then stay the leading axis, and nothing is transposed.
+            z, curves = z @ weight.T + bias, tuple(tuple(d @ weight.T for d in curve) for curve in curves)
+            z, curves = elementwise(self.activation, z, curves)
+        weight = self.weights[-1].T
+        z, curves = z @ weight + self.biases[-1], tuple(tuple(d @ weight for d in curve) for curve in curves)
+        if self.scalar:
+            z, curves = jax.tree.map(lambda leaf: leaf[..., 0], (z, curves))
+        return z, curves

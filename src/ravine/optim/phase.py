@@ -1,0 +1,107 @@
+"""When to stop, and what comes next: phases and plans."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ravine.optim.optimizer import Optimizer
+
+Row = dict[str, Any]
+Until = Callable[[Sequence[Row]], bool]
+
+
+@dataclasses.dataclass(frozen=True)
+class Phase:
+    """One optimizer with its budget: it ends after `steps`, after `seconds`, or when `until(rows)` is true.
+
+    **Arguments:** `optimizer`; `steps`, how many; `seconds`, of wall time, compilation included; `until`, a function
+    of this phase's history rows so far, asked at every record; `name`, for histories and messages. At least one limit
+    is needed unless the plan has one.
+
+    **Raises:** `ValueError` for budgets that are not positive and finite.
+
+    ```python
+    >>> import ravine as rv
+    >>> rv.Phase(rv.adam(1e-3), steps=500).steps
+    500
+
+    ```
+    """
+
+    optimizer: Optimizer
+    steps: int | None = None
+    seconds: float | None = None
+    until: Until | None = None
+    name: str = ""
+
+    def __post_init__(self):
+        if not isinstance(self.optimizer, Optimizer):
+            raise TypeError(
+                f"Phase: needs an optimizer such as ravine.adam(1e-3), got {type(self.optimizer).__name__}. "
+                "(Did you forget to call the preset?)"
+            )
+        check_budget(self.steps, self.seconds)
+
+
+def check_budget(steps: int | None, seconds: float | None) -> None:
+    """**Raises:** `ValueError` unless both are positive and finite, or None."""
+    if steps is not None and (isinstance(steps, bool) or int(steps) != steps or not 1 <= steps < 2**31):
+        raise ValueError(f"The step budget must be a whole number from 1 to 2³¹ − 1, got {steps!r}.")
+    if seconds is not None and not (math.isfinite(seconds) and 0 < seconds <= 1e8):
+        raise ValueError(f"The time budget must be a positive number of seconds (at most 10⁸), got {seconds!r}.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """Phases in order, and the seconds they share (compilation included); `reason` says why these."""
+
+    phases: tuple[Phase, ...]
+    seconds: float | None = None
+    reason: str = ""
+
+    def __post_init__(self):
+        check_budget(None, self.seconds)
+        if not self.phases:
+            raise ValueError("A plan needs at least one phase.")
+        for phase in self.phases:
+            if phase.steps is None and phase.seconds is None and phase.until is None and self.seconds is None:
+                raise ValueError(
+                    f"The phase {phase.name or phase.optimizer!r} would never end: give it steps=, seconds= or until=."
+                )
+
+
+def stalled(*, seconds: float, factor: float, key: str = "loss") -> Until:
+    """True once `key` has fallen by less than `factor` within the last `seconds` of this phase.
+
+    ```python
+    >>> import ravine as rv
+    >>> slow = [{"seconds": float(s), "loss": 1.0 - 0.01 * s} for s in range(9)]
+    >>> rv.stalled(seconds=5.0, factor=1.5)(slow)
+    True
+
+    ```
+    """
+
+    def until(rows: Sequence[Row]) -> bool:
+        if not rows or rows[-1]["seconds"] - rows[0]["seconds"] < seconds:
+            return False
+        then = rows[-1]["seconds"] - seconds
+        before = [row[key] for row in rows if row["seconds"] <= then]
+        since = [row[key] for row in rows if row["seconds"] > then]
+        return not min(since) < min(before) / factor
+
+    return until
+
+
+def below(value: float, *, key: str = "loss") -> Until:
+    """True once `key` is at or below `value`.
+
+    ```python
+    >>> import ravine as rv
+    >>> rv.below(1e-3)([{"loss": 1e-4}])
+    True
+
+    ```
+    """
+    return lambda rows: bool(rows) and rows[-1][key] <= value

@@ -1,0 +1,72 @@
+"""Methods by the names that people say. Each is a direction and a search, and nothing else."""
+
+from collections.abc import Callable
+
+import optax
+
+from ravine._types import Count, Scalar
+from ravine.optim.first_order import Steepest, Transform
+from ravine.optim.gauss_newton import GaussNewton, Solver, Space
+from ravine.optim.optimizer import Optimizer
+from ravine.optim.quasi_newton import LBFGS, Broyden, self_scaled, self_scaled_broyden, unscaled
+from ravine.optim.search import Armijo, Damping, Fixed, Wolfe
+
+Rate = float | Callable[[Count], Scalar]
+
+
+def from_optax(transformation: optax.GradientTransformation) -> Optimizer:
+    """Any Optax transformation, learning rate included. One gradient a step."""
+    return Optimizer(Transform(transformation), Fixed(1.0))
+
+
+def sgd(rate: Rate = 1e-2, *, momentum: float | None = None) -> Optimizer:
+    """Stochastic gradient descent, with momentum if wanted. One gradient a step; noise is welcome."""
+    return from_optax(optax.sgd(rate, momentum=momentum))
+
+
+def adam(rate: Rate = 1e-3, *, b1: float = 0.9, b2: float = 0.999) -> Optimizer:
+    """Adam (Kingma and Ba, 2015). One gradient a step; noise is welcome. Fast early, then it stalls."""
+    return from_optax(optax.adam(rate, b1=b1, b2=b2))
+
+
+def gradient_descent(rate: Rate | None = None) -> Optimizer:
+    """Gradient descent with an Armijo search, or with a fixed rate. One gradient and one to two evaluations a step."""
+    return Optimizer(Steepest(), Armijo() if rate is None else Fixed(rate))
+
+
+def lbfgs(*, memory: int = 20) -> Optimizer:
+    """Limited-memory BFGS with a strong Wolfe search. One gradient a step, 2·memory·n numbers."""
+    return Optimizer(LBFGS(memory), Wolfe())
+
+
+def bfgs() -> Optimizer:
+    """BFGS with a dense inverse and a strong Wolfe search. One gradient and 10n² flops a step, n² numbers."""
+    return Optimizer(Broyden(unscaled), Wolfe())
+
+
+def ssbfgs() -> Optimizer:
+    """Self-scaled BFGS (Al-Baali, 1998). Cost as BFGS; stands ill-conditioned starts."""
+    return Optimizer(Broyden(self_scaled), Wolfe())
+
+
+def ssbroyden() -> Optimizer:
+    """Self-scaled Broyden (Urbán, Stefanou and Pons, 2025). Cost as BFGS; the quasi-Newton method of choice for PINNs."""
+    return Optimizer(Broyden(self_scaled_broyden), Wolfe())
+
+
+def gauss_newton(*, space: Space = "auto", solver: Solver = "cholesky", ridge: float = 1e-12) -> Optimizer:
+    """Gauss–Newton with an Armijo search along the all but undamped step. Needs residuals and a sane start."""
+    return Optimizer(GaussNewton(space=space, acceleration=False, solver=solver, ridge=ridge), Armijo(longest=1.0))
+
+
+def levenberg_marquardt(
+    *, space: Space = "auto", solver: Solver = "cholesky", acceleration: bool = True, damping: float = 1e-3
+) -> Optimizer:
+    """Levenberg–Marquardt with gain-ratio damping and geodesic acceleration. Needs residuals; from any start."""
+    return Optimizer(GaussNewton(space=space, acceleration=acceleration, solver=solver), Damping(damping))
+
+
+METHODS: dict[str, Callable[[], Optimizer]] = {
+    method.__name__: method
+    for method in (adam, sgd, gradient_descent, lbfgs, bfgs, ssbfgs, ssbroyden, gauss_newton, levenberg_marquardt)
+}

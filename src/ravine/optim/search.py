@@ -1,0 +1,226 @@
+"""How far along the path: learning rates, line searches and damping are all searches."""
+
+from typing import ClassVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from ravine._results import Work
+from ravine._types import Array, Callable, Count, PyTree, Scalar, Vector
+from ravine.optim.optimizer import Search
+from ravine.optim.path import Along, Found
+
+
+class Fixed(Search):
+    """A learning rate: t = rate, or t = rate(step number) for a schedule. Evaluates nothing."""
+
+    rate: float | Callable[[Count], Scalar]
+    gives_value: ClassVar[bool] = False
+    gives_grad: ClassVar[bool] = False
+
+    def init(self, dtype) -> Count:
+        del dtype
+        return jnp.zeros((), jnp.int32)
+
+    def __call__(self, phi: Along, state: Count) -> tuple[Scalar, Found, Count]:
+        rate = self.rate(state) if callable(self.rate) else self.rate
+        t = jnp.asarray(rate, phi.theta.dtype)
+        step = phi.path(t)
+        # A step that is not finite is not taken; the run then stops and says so.
+        usable = jnp.all(jnp.isfinite(step)) & jnp.isfinite(phi.here.value)
+        step = jnp.where(usable, step, 0)
+        return t, Found(step, None, None, phi.path.trial, ~usable), state + 1
+
+
+class Armijo(Search):
+    """Backtracking until L(θ + td) ≤ L(θ) + c t ⟨∇L, d⟩, starting from a little more than the last accepted t.
+
+    Larry Armijo, *Minimization of functions having Lipschitz continuous first partial derivatives*, 1966.
+
+    **Cost:** one evaluation a trial.
+    """
+
+    decrease: float = 1e-4
+    shrink: float = 0.5
+    growth: float = 2.0
+    start: float = 1.0
+    longest: float = float("inf")
+    trials: int = eqx.field(static=True, default=40)
+    gives_value: ClassVar[bool] = True
+    gives_grad: ClassVar[bool] = False
+
+    def init(self, dtype) -> Scalar:
+        return jnp.asarray(self.start, dtype)
+
+    def __call__(self, phi: Along, state: Scalar) -> tuple[Scalar, Found, Scalar]:
+        value, slope = phi.here.value, phi.slope
+
+        def again(carry):
+            count, t, trial, _ = carry
+            return (count < self.trials) & ~(trial <= value + self.decrease * t * slope)
+
+        def shorter(carry):
+            count, t, _, _ = carry
+            t = t * self.shrink
+            step = phi.path(t)
+            return count + 1, t, phi.value(step), step
+
+        step = phi.path(state)
+        count, t, trial, step = lax.while_loop(again, shorter, (jnp.int32(1), state, phi.value(step), step))
+        failed = ~(trial <= value + self.decrease * t * slope)
+        t, step = jnp.where(failed, 0, t), jnp.where(failed, 0, step)
+        found = Found(step, jnp.where(failed, value, trial), None, Work(count, inner=count - 1), failed)
+        # The first trial of the next step is longer than this one, so that a step once cut can grow again.
+        return t, found, jnp.where(failed, self.start, jnp.minimum(t * self.growth, self.longest))
+
+
+class _Trial(eqx.Module):
+    """A point on a line with its value and slope."""
+
+    t: Scalar
+    value: Scalar
+    slope: Scalar
+
+
+class Wolfe(Search):
+    """Strong Wolfe: L(t) ≤ L(0) + c₁ t L′(0) and |L′(t)| ≤ c₂ |L′(0)|, by bracketing and a safeguarded cubic zoom.
+
+    Jorge Nocedal and Stephen Wright, *Numerical Optimization*, 2006, algorithms 3.5 and 3.6, with Hager and Zhang's
+    approximate condition (2005, equation 4.1) once the loss no longer resolves differences. Deviations: one loop
+    serves both stages, so that the objective is compiled once; non-finite trials count as too long; when trials run
+    out, the best point with a sufficient decrease is taken.
+
+    **Cost:** one value and gradient a trial; one in all when the first trial is accepted.
+    """
+
+    decrease: float = 1e-4
+    curvature: float = 0.9
+    growth: float = 3.0
+    trials: int = eqx.field(static=True, default=25)
+    gives_value: ClassVar[bool] = True
+    gives_grad: ClassVar[bool] = True
+
+    def init(self, dtype) -> PyTree:
+        del dtype
+        return None
+
+    def __call__(self, phi: Along, state: None) -> tuple[Scalar, Found, None]:
+        dtype = phi.theta.dtype
+        zero = _Trial(jnp.zeros((), dtype), phi.here.value, phi.slope)
+        # Below this, differences of the loss are rounding.
+        floor = 4 * jnp.finfo(dtype).eps * jnp.abs(zero.value)
+
+        def decreased(trial):
+            armijo = trial.value <= zero.value + self.decrease * trial.t * zero.slope
+            flat = (trial.value <= zero.value + floor) & (trial.slope <= (2 * self.decrease - 1) * zero.slope)
+            return armijo | flat
+
+        def again(carry):
+            count, _, _, _, _, _, done, dead = carry
+            return (count < self.trials) & ~done & ~dead
+
+        def body(carry):
+            count, t, zooming, low, high, best, done, dead = carry
+            step = phi.path(t)
+            value, grad = phi.value_and_grad(step)
+            here = _Trial(t, value, phi.path.slope(grad))
+            enough = decreased(here) & (value < jnp.inf)
+            # While bracketing, `low` is the previous trial, which always satisfied the decrease.
+            long = ~enough | ((value >= low.value + floor) & (low.t > 0))
+            done = enough & (jnp.abs(here.slope) <= self.curvature * jnp.abs(zero.slope))
+            turned = jnp.where(zooming, here.slope * (high.t - low.t) >= 0, here.slope >= 0)
+            new_high = _choose(long, here, _choose(turned, low, high))
+            new_low = _choose(long, low, here)
+            zooming = zooming | long | turned
+            next_t = jnp.where(zooming, _interpolate(new_low, new_high), self.growth * t)
+            best = _choose(enough & (value <= best[1]), (step, value, grad, t), best)
+            width = jnp.abs(new_high.t - new_low.t)
+            dead = zooming & (width <= 4 * jnp.finfo(dtype).eps * jnp.abs(new_low.t) + jnp.finfo(dtype).tiny)
+            best = _choose(done, (step, value, grad, t), best)
+            return count + 1, next_t, zooming, new_low, new_high, best, done, dead
+
+        nothing = (jnp.zeros_like(phi.theta), jnp.asarray(jnp.inf, dtype), phi.here.grad, jnp.zeros((), dtype))
+        start = (jnp.int32(0), jnp.ones((), dtype), jnp.array(False), zero, zero, nothing, jnp.array(False))
+        uphill = ~(zero.slope < 0)  # also when the slope is NaN
+        count, _, _, _, _, best, done, _ = lax.while_loop(again, body, (*start, uphill))
+        step, value, grad, t = best
+        failed = ~(done | (value < jnp.inf))
+        value = jnp.where(failed, zero.value, value)
+        work = Work(count, count, inner=jnp.maximum(count - 1, 0))
+        return t, Found(step, value, grad, work, failed), None
+
+
+def _choose(condition: Array, yes: PyTree, no: PyTree) -> PyTree:
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), yes, no)
+
+
+def _interpolate(low: _Trial, high: _Trial) -> Scalar:
+    """The minimiser of the cubic through two points and slopes, kept off the ends of the bracket; else its middle.
+
+    Nocedal and Wright, 2006, equation 3.59.
+    """
+    width = high.t - low.t
+    d1 = low.slope + high.slope - 3 * (low.value - high.value) / (low.t - high.t)
+    root = d1**2 - low.slope * high.slope
+    d2 = jnp.sign(width) * jnp.sqrt(jnp.maximum(root, 0))
+    cubic = high.t - width * (high.slope + d2 - d1) / (high.slope - low.slope + 2 * d2)
+    usable = jnp.isfinite(cubic) & (root >= 0) & jnp.isfinite(high.value)
+    share = jnp.clip((cubic - low.t) / width, 0.05, 0.95)
+    return low.t + width * jnp.where(usable, share, 0.5)
+
+
+class _DampingState(eqx.Module):
+    damping: Scalar
+    factor: Scalar
+
+
+class Damping(Search):
+    """Levenberg–Marquardt damping by the gain ratio ρ = (actual decrease)/(predicted decrease).
+
+    Here t is the damping, relative to the mean diagonal of JᵀJ. A trial with ρ > `accept` is taken and the damping
+    multiplied by max(1/`relax`, 1 − (2ρ − 1)³); else it is multiplied by a factor that doubles each time.
+    Hans Bruun Nielsen, *Damping parameter in Marquardt's method*, 1999. Deviation: the damping keeps above
+    `floor` · machine epsilon, below which JᵀJ carries no information.
+
+    **Cost:** one evaluation and one factorisation a trial; the Jacobian is not computed again.
+    """
+
+    start: float = 1e-3
+    accept: float = 1e-3
+    relax: float = 5.0
+    floor: float = 1.0
+    trials: int = eqx.field(static=True, default=12)
+    gives_value: ClassVar[bool] = True
+    gives_grad: ClassVar[bool] = False
+
+    def init(self, dtype) -> _DampingState:
+        return _DampingState(jnp.asarray(self.start, dtype), jnp.asarray(2.0, dtype))
+
+    def __call__(self, phi: Along, state: _DampingState) -> tuple[Scalar, Found, _DampingState]:
+        dtype, value = phi.theta.dtype, phi.here.value
+        least = self.floor * jnp.finfo(dtype).eps
+
+        def again(carry):
+            count, _, accepted = carry[:3]
+            return (count < self.trials) & ~accepted
+
+        def body(carry):
+            count, state, _, _, _, _ = carry
+            step = phi.path(state.damping)
+            trial = phi.value(step)
+            gain = (value - trial) / phi.path.reduction(state.damping, step)
+            accepted = (gain > self.accept) & (trial < value)
+            cut = jnp.maximum(1 / self.relax, 1 - (2 * jnp.minimum(gain, 2.0) - 1) ** 3)
+            softer = _DampingState(jnp.maximum(state.damping * cut, least), jnp.asarray(2.0, dtype))
+            harder = _DampingState(jnp.minimum(state.damping * state.factor, 1e12), state.factor * 2)
+            new = _choose(accepted, softer, harder)
+            return count + 1, new, accepted, state.damping, step, trial
+
+        zero = jnp.zeros((), dtype)
+        start = (jnp.int32(0), state, jnp.array(False), zero, jnp.zeros_like(phi.theta), value)
+        count, new, accepted, t, step, trial = lax.while_loop(again, body, start)
+        step, trial = jnp.where(accepted, step, 0), jnp.where(accepted, trial, value)
+        work = Work(evaluations=count, inner=count - 1)
+        return t, Found(step, trial, None, work, ~accepted), new

@@ -1,0 +1,131 @@
+"""What tutorials, command line and benchmarks share: a problem is terms, a sampler, a model and a way to tell the error."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ravine._types import Array, Batch, Float, Model, RandomKey, Scalar, Vector
+from ravine.objective import BLOCK, Objective, Term
+from ravine.samplers import Sampler
+
+
+class GridReference:
+    """A known solution on a tensor grid: `values[i, j, …]` at `(axes[0][i], axes[1][j], …)`.
+
+    The error is ‖u − u*‖₂/‖u*‖₂ over the grid.
+    """
+
+    def __init__(self, axes: tuple[np.ndarray, ...], values: np.ndarray, names: tuple[str, ...]):
+        if values.shape != tuple(len(axis) for axis in axes) or len(names) != len(axes):
+            raise ValueError(
+                f"GridReference: values of shape {values.shape} do not fit axes of lengths "
+                f"{[len(axis) for axis in axes]} with names {names}."
+            )
+        self.axes, self.values, self.names = axes, values, names
+
+    @property
+    def points(self) -> Float[np.ndarray, "m d"]:
+        """Every grid point, the last axis fastest."""
+        return np.stack([grid.ravel() for grid in np.meshgrid(*self.axes, indexing="ij")], axis=1)
+
+    def error(self, model: Model, dtype: Any) -> Scalar:
+        """The relative L2 error of `model`."""
+        found = jax.lax.map(model, jnp.asarray(self.points, dtype), batch_size=4096)
+        return relative_l2(found.reshape(-1), jnp.asarray(self.values, dtype).reshape(-1))
+
+
+class ParameterReference:
+    """Known optimal parameters. The error is ‖θ − θ*‖₂/‖θ*‖₂, or ‖θ‖₂ when θ* = 0."""
+
+    def __init__(self, parameters: np.ndarray):
+        self.parameters = np.asarray(parameters)
+
+    def error(self, model: Model, dtype: Any) -> Scalar:
+        """The relative error of the parameters of `model`."""
+        flat = jnp.concatenate([jnp.ravel(leaf) for leaf in jax.tree.leaves(model)])
+        return relative_l2(flat, jnp.asarray(self.parameters, dtype).reshape(-1))
+
+
+def relative_l2(found: Vector, exact: Vector) -> Scalar:
+    """‖found − exact‖₂/‖exact‖₂; the numerator alone where exact is zero.
+
+    ```python
+    >>> import jax.numpy as jnp, ravine as rv
+    >>> float(rv.relative_l2(jnp.array([3.0, 5.0]), jnp.array([3.0, 4.0])))
+    0.2
+
+    ```
+    """
+    norm = jnp.linalg.norm(exact)
+    return jnp.linalg.norm(found - exact) / jnp.where(norm > 0, norm, 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """Terms, a sampler, a model: everything that training needs, and no loop.
+
+    **Arguments:**
+
+    - `terms`: what `residual`, `boundary`, `initial`, `supervised` and the like return.
+    - `sampler`: where the points come from; it is told which region each term lives in.
+    - `model`: `key -> model`, any callable pytree (or whatever pytree the terms understand).
+    - `reference`: what the error is measured against, when something is known.
+    - `name`, `options`: how `ravine.problems` makes it again; empty for one's own.
+
+    **Raises:** `ValueError` for repeated term names, terms without points, points without terms.
+    """
+
+    terms: tuple[Term, ...]
+    sampler: Sampler
+    model: Callable[[RandomKey], Model]
+    reference: GridReference | ParameterReference | None = None
+    name: str = ""
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self):
+        object.__setattr__(self, "terms", tuple(self.terms))
+        for term in self.terms:
+            if not isinstance(term, Term):
+                raise TypeError(
+                    f"Problem: {term!r} is not a term. Wrap it: ravine.residual('pde', pde), ravine.boundary(…)."
+                )
+
+    def objective(self, key: RandomKey, *, block: int = BLOCK) -> tuple[Objective, Vector, Sampler]:
+        """The objective, the parameters drawn with `key`, and the sampler bound to the terms' regions."""
+        model = self.model(key)
+        objective, theta = Objective.from_terms(self.terms, model, block=block)
+        sampler = self.sampler.bind({term.name: term.region for term in self.terms}, theta.dtype)
+        return objective, theta, sampler
+
+    def error(self, objective: Objective, theta: Vector) -> Scalar | None:
+        """The relative error of the model with parameters `theta`, or None when nothing is known. For use in `jit`."""
+        if self.reference is None:
+            return None
+        return self.reference.error(objective.model(theta), theta.dtype)
+
+
+def locate(objective: Objective, theta: Vector, batch: Batch) -> str:
+    """Where the objective is not finite, in words: the term and its first offending point; "" where all is well."""
+    for term in objective.terms:
+        points, _ = objective.entry(term, batch)
+        if term.whole:
+            value = np.asarray(objective.linearise(theta, batch).objective.values(theta, batch)[term.name])
+            if not np.isfinite(value):
+                return f"The term {term.name!r} is {value}."
+            continue
+        values = np.asarray(objective.pointwise(theta, term.name, points))
+        bad = np.flatnonzero(~np.isfinite(values))
+        if bad.size:
+            first = int(bad[0])
+            point = jax.tree.map(lambda leaf, at=first: np.asarray(leaf[at]).tolist(), points)
+            return (
+                f"The term {term.name!r} is {values[first]} at {bad.size} of {values.size} points; the first is point "
+                f"number {first}, {point}."
+            )
+    return ""
+
+
