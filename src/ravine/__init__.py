@@ -1,40 +1,197 @@
-"""ravine: training scientific machine-learning models well."""
+"""ravine: training scientific machine-learning models well.
 
-from ravine import models, problems
-from ravine._results import Stop, Work
-from ravine.calculus import divergence, gradient, hessian_diagonal, laplacian, partials, taylor
-from ravine.callbacks import Checkpoint, Event
-from ravine.checkpoint import load
-from ravine.domains import Box, Region
-from ravine.easy import least_squares, minimise
-from ravine.formulations import boundary, initial, logistic, penalty, residual, supervised
-from ravine.objective import Layout, Linearisation, Objective, Term, Weighted, identity, squared
-from ravine.optim.auto import auto
-from ravine.optim.first_order import Steepest, Transform
-from ravine.optim.gauss_newton import GaussNewton
-from ravine.optim.optimizer import Direction, Info, Optimizer, Search, State
-from ravine.optim.path import Along, Found, Line, Path, Previous
-from ravine.optim.phase import Phase, Plan, below, stalled
-from ravine.optim.presets import (
-    METHODS,
-    adam,
-    bfgs,
-    from_optax,
-    gauss_newton,
-    gradient_descent,
-    lbfgs,
-    levenberg_marquardt,
-    sgd,
-    ssbfgs,
-    ssbroyden,
-)
-from ravine.optim.quasi_newton import LBFGS, Broyden
-from ravine.optim.search import Armijo, Damping, Fixed, Wolfe
-from ravine.problems.problem import GridReference, ParameterReference, Problem, relative_l2
-from ravine.run import History, Run
-from ravine.samplers import RAD, Constant, Grid, Minibatches, Redrawn, Sampler, Sobol, Uniform
-from ravine.train import train
+Names are imported when they are first used (PEP 562), so that `import ravine`, and with it `ravine --help`, does not
+wait for JAX. A new public name goes into three places below: the import that type checkers read, the table, `__all__`;
+a test compares them.
+"""
+
+import importlib
+import importlib.util
+import sys
+import types
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ravine import models, problems
+    from ravine._results import Stop, Work
+    from ravine.calculus import divergence, gradient, hessian_diagonal, laplacian, partials, taylor
+    from ravine.callbacks import Checkpoint, Event
+    from ravine.checkpoint import load
+    from ravine.domains import Box, Region
+    from ravine.easy import least_squares, minimise
+    from ravine.formulations import boundary, initial, logistic, penalty, residual, supervised
+    from ravine.objective import Layout, Linearisation, Objective, Term, Weighted, identity, squared
+    from ravine.optim.auto import auto
+    from ravine.optim.first_order import Steepest, Transform
+    from ravine.optim.gauss_newton import GaussNewton
+    from ravine.optim.optimizer import Direction, Info, Optimizer, Search, State
+    from ravine.optim.path import Along, Found, Line, Path, Previous
+    from ravine.optim.phase import Phase, Plan, below, stalled
+    from ravine.optim.presets import (
+        METHODS,
+        adam,
+        bfgs,
+        from_optax,
+        gauss_newton,
+        gradient_descent,
+        lbfgs,
+        levenberg_marquardt,
+        sgd,
+        ssbfgs,
+        ssbroyden,
+    )
+    from ravine.optim.quasi_newton import LBFGS, Broyden
+    from ravine.optim.search import Armijo, Damping, Fixed, Wolfe
+    from ravine.problems.problem import GridReference, ParameterReference, Problem, relative_l2
+    from ravine.run import History, Run
+    from ravine.samplers import RAD, Constant, Grid, Minibatches, Redrawn, Sampler, Sobol, Uniform
+    from ravine.train import train
 
 __version__ = "0.1.0"
 
-__all__ = [name for name in dir() if not name.startswith("_")]
+# Where each public name lives; the modules themselves, `ravine.models` and the like, need no entry.
+_NAMES_OF = {
+    "_results": ("Stop", "Work"),
+    "calculus": ("divergence", "gradient", "hessian_diagonal", "laplacian", "partials", "taylor"),
+    "callbacks": ("Checkpoint", "Event"),
+    "checkpoint": ("load",),
+    "domains": ("Box", "Region"),
+    "easy": ("least_squares", "minimise"),
+    "formulations": ("boundary", "initial", "logistic", "penalty", "residual", "supervised"),
+    "objective": ("Layout", "Linearisation", "Objective", "Term", "Weighted", "identity", "squared"),
+    "optim.auto": ("auto",),
+    "optim.first_order": ("Steepest", "Transform"),
+    "optim.gauss_newton": ("GaussNewton",),
+    "optim.optimizer": ("Direction", "Info", "Optimizer", "Search", "State"),
+    "optim.path": ("Along", "Found", "Line", "Path", "Previous"),
+    "optim.phase": ("Phase", "Plan", "below", "stalled"),
+    "optim.presets": (
+        "METHODS",
+        "adam",
+        "bfgs",
+        "from_optax",
+        "gauss_newton",
+        "gradient_descent",
+        "lbfgs",
+        "levenberg_marquardt",
+        "sgd",
+        "ssbfgs",
+        "ssbroyden",
+    ),
+    "optim.quasi_newton": ("LBFGS", "Broyden"),
+    "optim.search": ("Armijo", "Damping", "Fixed", "Wolfe"),
+    "problems.problem": ("GridReference", "ParameterReference", "Problem", "relative_l2"),
+    "run": ("History", "Run"),
+    "samplers": ("RAD", "Constant", "Grid", "Minibatches", "Redrawn", "Sampler", "Sobol", "Uniform"),
+    "train": ("train",),
+}
+_HOME = {name: f"ravine.{module}" for module, names in _NAMES_OF.items() for name in names}
+
+__all__ = [
+    "LBFGS",
+    "METHODS",
+    "RAD",
+    "Along",
+    "Armijo",
+    "Box",
+    "Broyden",
+    "Checkpoint",
+    "Constant",
+    "Damping",
+    "Direction",
+    "Event",
+    "Fixed",
+    "Found",
+    "GaussNewton",
+    "Grid",
+    "GridReference",
+    "History",
+    "Info",
+    "Layout",
+    "Line",
+    "Linearisation",
+    "Minibatches",
+    "Objective",
+    "Optimizer",
+    "ParameterReference",
+    "Path",
+    "Phase",
+    "Plan",
+    "Previous",
+    "Problem",
+    "Redrawn",
+    "Region",
+    "Run",
+    "Sampler",
+    "Search",
+    "Sobol",
+    "State",
+    "Steepest",
+    "Stop",
+    "Term",
+    "Transform",
+    "Uniform",
+    "Weighted",
+    "Wolfe",
+    "Work",
+    "adam",
+    "auto",
+    "below",
+    "bfgs",
+    "boundary",
+    "divergence",
+    "from_optax",
+    "gauss_newton",
+    "gradient",
+    "gradient_descent",
+    "hessian_diagonal",
+    "identity",
+    "initial",
+    "laplacian",
+    "lbfgs",
+    "least_squares",
+    "levenberg_marquardt",
+    "load",
+    "logistic",
+    "minimise",
+    "models",
+    "partials",
+    "penalty",
+    "problems",
+    "relative_l2",
+    "residual",
+    "sgd",
+    "squared",
+    "ssbfgs",
+    "ssbroyden",
+    "stalled",
+    "supervised",
+    "taylor",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        value = getattr(importlib.import_module(_HOME[name]), name)
+    elif not name.startswith("__") and importlib.util.find_spec(f"ravine.{name}") is not None:
+        value = importlib.import_module(f"ravine.{name}")
+    else:
+        raise AttributeError(f"module 'ravine' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+class _Package(types.ModuleType):
+    """Importing a submodule binds its name in the package; where a public name is the same, as `train` is, it stays."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (name in _HOME and isinstance(value, types.ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

@@ -48,7 +48,13 @@ class Work(eqx.Module):
     rows: Count
     inner: Count
 
-    def __init__(self, evaluations=0, gradients=0, rows=0, inner=0):
+    def __init__(
+        self,
+        evaluations: Count | int = 0,
+        gradients: Count | int = 0,
+        rows: Count | int = 0,
+        inner: Count | int = 0,
+    ):
         self.evaluations, self.gradients, self.rows, self.inner = (
             jnp.asarray(count, jnp.int32) for count in (evaluations, gradients, rows, inner)
         )

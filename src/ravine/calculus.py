@@ -28,8 +28,8 @@ def partials(u: Callable, z: Point, *indices: Index) -> tuple[Float[Array, "*sha
 
     **Raises:** `ValueError` when a coordinate does not exist.
 
-    **Cost:** for a model that knows its Taylor pass about 1 + Σ (highest order of each coordinate) evaluations of u; for
-    other callables 2ᵏ evaluations for order k (nested forward mode, after Griewank and Walther, *Evaluating
+    **Cost:** about 1 + Σ (highest order of each coordinate) evaluations of u for a model that knows its Taylor
+    pass; for other callables 2ᵏ evaluations for order k (nested forward mode, after Griewank and Walther, *Evaluating
     Derivatives*, 2008, chapters 3 and 13).
 
     ```python
@@ -62,11 +62,13 @@ def partials(u: Callable, z: Point, *indices: Index) -> tuple[Float[Array, "*sha
     return tuple(found[index] for index in asked)
 
 
-# The derivatives of a curve s ↦ z(s) at s = 0: z′, z″, …
-Curve = tuple[Float[Array, "*shape"], ...]
+# The derivatives of a curve s ↦ z(s) at s = 0: z′, z″, … ("...": a layer's curves differ in shape before and after it)
+Curve = tuple[Float[Array, "..."], ...]
 
 
-def taylor(f: Callable, z: Float[Array, "..."], curves: tuple[Curve, ...]) -> tuple[Float[Array, "..."], tuple[Curve, ...]]:
+def taylor(
+    f: Callable, z: Float[Array, "..."], curves: tuple[Curve, ...]
+) -> tuple[Float[Array, "..."], tuple[Curve, ...]]:
     """f(z) and, for each curve through z, the derivatives of s ↦ f(z(s)) to the order the curve is given to.
 
     The curves share z, and hence everything that depends on z alone. A callable that knows better than nested forward
@@ -82,8 +84,9 @@ def taylor(f: Callable, z: Float[Array, "..."], curves: tuple[Curve, ...]) -> tu
 
     ```
     """
-    if hasattr(f, "taylor"):
-        return f.taylor(z, curves)
+    own = getattr(f, "taylor", None)
+    if own is not None:
+        return own(z, curves)
     if not curves:
         return f(z), ()
     values, derivatives = [], []
@@ -124,7 +127,7 @@ def elementwise(function: Callable, z: Array, curves: tuple[Curve, ...]) -> tupl
     value, *d = _derivatives(function, z, highest)
     out = []
     for curve in curves:
-        a = (None, *curve)
+        a = (z, *curve)  # a[k] is the k-th derivative of the argument
         terms = []
         if len(curve) >= 1:
             terms.append(d[0] * a[1])

@@ -2,6 +2,7 @@
 
 import dataclasses
 import time
+import warnings
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -32,7 +33,8 @@ Callback = Callable[[Event], None]
 class Checkpoint:
     """Saves the run to a folder every `every` seconds and at the end: `train(..., callbacks=[Checkpoint("runs/a")])`.
 
-    What was saved before stays whole if saving fails.
+    A folder that cannot be written is an error at the start, before any time is spent. Later on (a full disk) it is a
+    warning: training goes on, what was saved before stays whole, and the next save tries again.
     """
 
     def __init__(self, path, *, every: float = 30.0):
@@ -40,9 +42,15 @@ class Checkpoint:
         self._last = time.monotonic()
 
     def __call__(self, event: Event) -> None:
-        from ravine.checkpoint import save
+        from ravine.checkpoint import RunFolderError, prepare, save
 
+        if event.kind == "start":
+            prepare(self.path)
+            self._last = time.monotonic()
         due = event.kind == "record" and time.monotonic() - self._last >= self.every
         if due or event.kind == "stop":
-            save(event.run(), self.path)
+            try:
+                save(event.run(), self.path)
+            except RunFolderError as error:
+                warnings.warn(f"Checkpoint: {error}", RuntimeWarning, stacklevel=2)
             self._last = time.monotonic()

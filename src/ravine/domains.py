@@ -42,9 +42,7 @@ class Box(eqx.Module):
         self.time = time
         if len(self.low) != len(self.high):
             raise ValueError(f"Box: low has {len(self.low)} coordinates but high has {len(self.high)}.")
-        if not all(np.isfinite(self.low + self.high)) or any(
-            a >= b for a, b in zip(self.low, self.high, strict=True)
-        ):
+        if not all(np.isfinite(self.low + self.high)) or any(a >= b for a, b in zip(self.low, self.high, strict=True)):
             raise ValueError(f"Box: each coordinate needs finite low < high, got low={self.low}, high={self.high}.")
 
     @property
@@ -79,7 +77,8 @@ class Box(eqx.Module):
         """All faces (of the spatial coordinates, when `time`); points are shared out evenly among the faces."""
         axes = range(self.dimension - 1 if time else self.dimension)
         return Region(
-            self.dimension - 1, _Faces(self.low, self.high, tuple((axis, end) for axis in axes for end in (False, True)))
+            self.dimension - 1,
+            _Faces(self.low, self.high, tuple((axis, end) for axis in axes for end in (False, True))),
         )
 
 
@@ -99,7 +98,7 @@ class _Faces(eqx.Module):
         for axis, end in self.faces:
             full = unit if axis < 0 else jnp.insert(unit, axis, float(end), axis=1)
             # (1−s)·low + s·high hits both ends exactly, low + s·(high−low) does not.
-            placed.append((1 - full) * low + full * high)
+            placed.append((1 - full) * low[None] + full * high[None])
         # Runs, not turns: every second point of a Sobol sequence lies in one half of the cube.
         turn = (jnp.arange(unit.shape[0]) * len(self.faces)) // max(unit.shape[0], 1)
         return jnp.take_along_axis(jnp.stack(placed), turn[None, :, None], axis=0)[0]

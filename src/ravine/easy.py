@@ -29,8 +29,8 @@ def minimise(
 ) -> Run:
     """Minimises `loss(params, args)` over any pytree of parameters: a dictionary, a Flax or an Equinox model.
 
-    **Arguments:** `loss`, a scalar; `args`, whatever it needs besides, such as data; `steps`, `seconds`, `until`: when to
-    stop, as in `Phase`; `key`, for stochastic methods only.
+    **Arguments:** `loss`, a scalar; `args`, whatever it needs besides, such as data; `steps`, `seconds`, `until`:
+    when to stop, as in `Phase`; `key`, for stochastic methods only.
 
     **Returns:** a `Run`; `run.params` is the result, in the shape of `params`.
 

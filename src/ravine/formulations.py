@@ -26,8 +26,8 @@ class _Mismatch(eqx.Module):
     target: Any
 
     def __call__(self, model, point):
-        output = model(point)
-        target = self.target(point) if callable(self.target) else jnp.asarray(self.target, output.dtype)
+        output = jnp.asarray(model(point))
+        target = jnp.asarray(self.target(point) if callable(self.target) else self.target, output.dtype)
         if jnp.shape(target) not in ((), jnp.shape(output)):
             raise ValueError(
                 f"The term {self.name!r} compares a model output of shape {jnp.shape(output)} with a target of shape "

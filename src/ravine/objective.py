@@ -1,8 +1,8 @@
 """The border between models and mathematics: pytrees above, one flat vector below.
 
-`L(θ) = Σ_k w_k · Σ_i v_i φ_k(F_k(u_θ; x_i), x_i) / m_k`: a sum of convex losses φ of features F of a model u_θ. A `Term`
-is one k; an `Objective` is the sum; a `Linearisation` is everything that an optimizer may ask about it at one θ. It is
-lazy: what is not asked for is not traced, and so costs nothing.
+`L(θ) = Σ_k w_k · Σ_i v_i φ_k(F_k(u_θ; x_i), x_i) / m_k`: a sum of convex losses φ of features F of a model u_θ. A
+`Term` is one k; an `Objective` is the sum; a `Linearisation` is everything that an optimizer may ask about it at one θ.
+It is lazy: what is not asked for is not traced, and so costs nothing.
 """
 
 import dataclasses
@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.flatten_util import ravel_pytree
+from jax.sharding import Mesh, PartitionSpec
 
 from ravine._types import Array, Batch, Float, Matrix, Model, PyTree, Rows, Scalar, Square, Vector
 
@@ -32,7 +33,7 @@ def squared(features: PyTree, point: PyTree = None) -> Scalar:
     ```
     """
     del point
-    return sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(features)) / 2
+    return jnp.sum(jnp.stack([jnp.sum(leaf**2) for leaf in jax.tree.leaves(features)])) / 2
 
 
 def identity(features: PyTree, point: PyTree = None) -> Scalar:
@@ -73,7 +74,7 @@ class Term(eqx.Module):
 
 
 class Weighted(eqx.Module):
-    """A batch entry with one weight a point, as from a quadrature or importance sampling: Σ v_i φ_i instead of a mean."""
+    """A batch entry with one weight a point, as from quadrature or importance sampling: Σ v_i φ_i instead of a mean."""
 
     points: PyTree
     weights: Rows
@@ -99,8 +100,9 @@ class Layout:
     @property
     def dtype(self) -> np.dtype:
         """The real dtype of the flat vector."""
-        reals = [np.zeros((), dtype).real.dtype for dtype in self.dtypes]
-        return functools.reduce(jnp.promote_types, reals)
+        reals = [jnp.finfo(dtype).dtype for dtype in self.dtypes]
+        with jax.numpy_dtype_promotion("standard"):  # it is asked for, also where the user has forbidden it elsewhere
+            return functools.reduce(jnp.promote_types, reals)
 
     def ravel(self, params: PyTree) -> Vector:
         """The flat vector of `params`."""
@@ -147,6 +149,14 @@ class Objective(eqx.Module):
     layout: Layout = eqx.field(static=True)
     block: int = eqx.field(static=True)
     bare: bool = eqx.field(static=True)
+    mesh: Mesh | None = eqx.field(static=True, default=None)
+
+    def over(self, mesh: Mesh | None) -> "Objective":
+        """The same objective with the points of every term shared out over the devices of a one-axis mesh.
+
+        Parameters are held by every device; values and gradients equal those of one device to rounding.
+        """
+        return dataclasses.replace(self, mesh=mesh)
 
     @staticmethod
     def from_terms(terms, model: Model, *, block: int = BLOCK) -> tuple["Objective", Vector]:
@@ -238,15 +248,13 @@ class Objective(eqx.Module):
 
     def values(self, theta: Vector, batch: Batch) -> dict[str, Scalar]:
         """The mean loss of each term, *without* its weight."""
-        return {
-            piece.term.name: piece.value(self, theta) for piece in self.pieces(batch)
-        }
+        return {piece.term.name: piece.value(self, theta) for piece in self.pieces(batch)}
 
     def __call__(self, theta: Vector, batch: Batch) -> Scalar:
-        return sum(
-            piece.term.weight * value
-            for piece, value in zip(self.pieces(batch), self.values(theta, batch).values(), strict=True)
-        )
+        total = jnp.zeros((), theta.dtype)
+        for term, value in zip(self.terms, self.values(theta, batch).values(), strict=True):
+            total = total + term.weight * value
+        return total
 
     def value_and_grad(self, theta: Vector, batch: Batch) -> tuple[Scalar, Vector]:
         """L and ∇L. **Cost:** about three evaluations; memory for one block of points."""
@@ -311,16 +319,16 @@ class _Piece(eqx.Module):
     points: PyTree
     weights: Array  # v_i / m, or v_i when the points came weighted
     block: int = eqx.field(static=True)
+    mesh: Mesh | None = eqx.field(static=True)
 
     @staticmethod
     def of(objective: Objective, term: Term, points, weights) -> "_Piece":
         dtype = objective.layout.dtype
         if term.whole:
-            return _Piece(term, points, jnp.ones(1, dtype), 1)
+            return _Piece(term, points, jnp.ones(1, dtype), 1, None)
         count = jax.tree.leaves(points)[0].shape[0]
         weights = jnp.full(count, 1 / count, dtype) if weights is None else weights.astype(dtype)
-        blocks = math.ceil(count / objective.block)
-        return _Piece(term, points, weights, math.ceil(count / blocks))
+        return _Piece(term, points, weights, objective.block, objective.mesh)
 
     def features(self, model: Model, point: PyTree) -> PyTree:
         found = self.term.features(model, point)
@@ -348,38 +356,39 @@ class _Piece(eqx.Module):
         # The checkpoint keeps reverse mode through this sum (by a user's jax.grad) in bounded memory too.
         return self.reduce(jax.checkpoint(functools.partial(self.sum, objective)), theta)
 
-    def _blocks(self):
-        """Points and weights with axes (blocks, block, …); the padding repeats the last point with weight zero."""
-        count = self.weights.shape[0]
-        total = math.ceil(count / self.block)
-        pad = total * self.block - count
-
-        def cut(leaf, mode):
-            widths = [(0, pad)] + [(0, 0)] * (leaf.ndim - 1)
-            return jnp.pad(leaf, widths, mode=mode).reshape(total, self.block, *leaf.shape[1:])
-
-        return jax.tree.map(lambda leaf: cut(leaf, "edge"), self.points), cut(self.weights, "constant"), count
-
     def reduce(self, function, *args):
-        """Σ over blocks of `function(*args, points, weights)`."""
-        if self.term.whole or self.block >= self.weights.shape[0]:
+        """Σ over blocks of `function(*args, points, weights)`, each device summing its own share of the points."""
+        if self.term.whole:
             return function(*args, self.points, self.weights)
-        points, weights, _ = self._blocks()
-        first = jax.eval_shape(function, *args, *jax.tree.map(lambda leaf: leaf[0], (points, weights)))
-        zero = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), first)
+        if self.mesh is None:
+            return _block_sum(functools.partial(function, *args), self.points, self.weights, self.block)
 
-        def add(total, block):
-            return jax.tree.map(jnp.add, total, function(*args, *block)), None
+        def share(args, points, weights):
+            total = _block_sum(functools.partial(function, *args), points, weights, self.block)
+            return jax.tree.map(lambda leaf: leaf[None], total)
 
-        return lax.scan(add, zero, (points, weights))[0]
+        # One partial sum a device; their sum is the only communication.
+        return jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0), self._spread(share, args))
 
     def map(self, function):
         """`function(points, weights)` on every block, put together along the leading axis."""
-        if self.term.whole or self.block >= self.weights.shape[0]:
+        if self.term.whole:
             return function(self.points, self.weights)
-        points, weights, count = self._blocks()
-        out = lax.map(lambda block: function(*block), (points, weights))
-        return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[: count * (leaf.shape[1] // self.block)], out)
+        if self.mesh is None:
+            return _block_map(function, self.points, self.weights, self.block)
+        out = self._spread(lambda _, points, weights: _block_map(function, points, weights, self.block), ())
+        count, padded = self.weights.shape[0], _whole_multiple(self.weights.shape[0], self.mesh.size)
+        return jax.tree.map(lambda leaf: leaf[: count * (leaf.shape[0] // padded)], out)
+
+    def _spread(self, function, args):
+        """`function(args, points, weights)` on each device's share of the points."""
+        assert self.mesh is not None
+        points, weights = _pad((self.points, self.weights), _whole_multiple(self.weights.shape[0], self.mesh.size))
+        rows = PartitionSpec(self.mesh.axis_names[0])
+        spread = jax.shard_map(
+            function, mesh=self.mesh, in_specs=(PartitionSpec(), rows, rows), out_specs=rows, check_vma=False
+        )
+        return spread(args, points, weights)
 
     # --------------------------------------------------------------------------------------------- whitened rows
 
@@ -570,6 +579,52 @@ class Linearisation:
     def rows(self) -> int:
         """m, the number of rows of J."""
         return self.objective.size(self.batch)
+
+
+def _whole_multiple(count: int, unit: int) -> int:
+    return math.ceil(count / unit) * unit
+
+
+def _pad(points_and_weights, count: int):
+    """Padded to `count` points: the last point again, with weight zero."""
+    points, weights = points_and_weights
+
+    def pad(leaf, mode):
+        return jnp.pad(leaf, [(0, count - leaf.shape[0])] + [(0, 0)] * (leaf.ndim - 1), mode=mode)
+
+    return jax.tree.map(lambda leaf: pad(leaf, "edge"), points), pad(weights, "constant")
+
+
+def _blocks(points, weights, block: int):
+    """Points and weights with axes (blocks, points in a block, …), in as few and as equal blocks as `block` allows."""
+    number = math.ceil(weights.shape[0] / block)
+    size = math.ceil(weights.shape[0] / number)
+    padded = _pad((points, weights), number * size)
+    return jax.tree.map(lambda leaf: leaf.reshape(number, size, *leaf.shape[1:]), padded)
+
+
+def _block_sum(function, points, weights, block: int):
+    """Σ of `function(points, weights)` over blocks."""
+    if block >= weights.shape[0]:
+        return function(points, weights)
+    blocks = _blocks(points, weights, block)
+    first = jax.eval_shape(function, *jax.tree.map(lambda leaf: leaf[0], blocks))
+    zero = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), first)
+
+    def add(total, one):
+        return jax.tree.map(jnp.add, total, function(*one)), None
+
+    return lax.scan(add, zero, blocks)[0]
+
+
+def _block_map(function, points, weights, block: int):
+    """`function(points, weights)` over blocks, joined along the leading axis."""
+    if block >= weights.shape[0]:
+        return function(points, weights)
+    blocks = _blocks(points, weights, block)
+    size, count = blocks[1].shape[1], weights.shape[0]
+    out = lax.map(lambda one: function(*one), blocks)
+    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[: count * (leaf.shape[1] // size)], out)
 
 
 def _reduce_with(piece: _Piece, function, extra: Array):

@@ -1,15 +1,23 @@
 """What training returns."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import equinox as eqx
+import jax
+import jax.numpy as jnp
 import numpy as np
 
-from ravine._results import Stop
-from ravine._types import Model, PyTree, Vector
+from ravine._results import Stop, Work
+from ravine._types import Batch, Count, Model, PyTree, RandomKey, Vector
 from ravine.objective import Objective
+from ravine.optim.optimizer import Info, Optimizer, State
+from ravine.optim.phase import Phase, Plan
 from ravine.problems.problem import Problem
+from ravine.samplers import SamplerState
+
+Planner = Callable[[Objective, Vector, Batch], Plan]
 
 
 class History:
@@ -42,7 +50,7 @@ class History:
 
     def frame(self):
         """The history as a pandas data frame. Needs pandas."""
-        import pandas
+        import pandas  # pyright: ignore[reportMissingImports]
 
         return pandas.DataFrame(self.rows)
 
@@ -52,7 +60,7 @@ class Run:
     """A finished or interrupted run.
 
     `model` is the trained model, `stop` why it stopped (its value is a sentence), `history` what happened, `config` how
-    it was made, `position` where it is in its plan (all that is needed to go on), `notes` what the plan decided and why.
+    it was made, `position` where it is in its plan: all that is needed to go on.
     """
 
     objective: Objective
@@ -119,3 +127,98 @@ class Position:
     seconds: float
     compile_seconds: float
     phase_seconds: float
+
+
+# -------------------------------------------------------------------- how a run begins: shared by training and loading
+
+
+class Carry(eqx.Module):
+    """The state of the loop: all that the next step depends on."""
+
+    theta: Vector
+    safe: Vector  # the last parameters at which the loss was known to be finite
+    optimizer: State
+    sampler: SamplerState
+    step: Count  # in this phase
+    stop: Count  # a stop code
+    info: Info
+    work: Work  # since the chunk began
+
+
+@eqx.filter_jit
+def first_carry(objective: Objective, optimizer: Optimizer, theta: Vector, sampler: SamplerState) -> Carry:
+    """The carry at the beginning of a phase."""
+    zero = jnp.zeros((), theta.dtype)
+    info = Info(zero, zero, zero, zero, jnp.int32(0), Work(), jnp.array(True))
+    return Carry(
+        theta,
+        theta,
+        optimizer.init(objective, theta),
+        sampler,
+        jnp.int32(0),
+        jnp.int32(Stop.RUNNING.code),
+        info,
+        Work(),
+    )
+
+
+def template(objective: Objective, optimizer: Optimizer, theta: Vector, sampler: SamplerState) -> Carry:
+    """The structure, shapes and dtypes of `first_carry(...)`: what a saved carry is read into. Computes nothing."""
+    return eqx.filter_eval_shape(first_carry, objective, numbers(optimizer, theta.dtype), theta, sampler)
+
+
+def numbers(optimizer: Optimizer, dtype) -> Optimizer:
+    """Floating-point settings become arrays, so that another value does not compile anything anew."""
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype) if isinstance(leaf, float) else leaf, optimizer)
+
+
+def subkeys(key: RandomKey) -> tuple[RandomKey, RandomKey, RandomKey, RandomKey]:
+    """The keys of the model, the points, the independent points and the steps."""
+    model, points, test, steps = jax.random.split(key, 4)
+    return model, points, test, steps
+
+
+def make_plan(
+    phases: Plan | Phase | Sequence[Phase] | Planner,
+    objective: Objective,
+    theta: Vector,
+    batch: Batch,
+    seconds: float | None = None,
+) -> Plan:
+    """The plan of whatever `train` takes as phases.
+
+    **Raises:** `TypeError` for a list of something else than phases.
+    """
+    if isinstance(phases, Phase):
+        phases = (phases,)
+    if not isinstance(phases, (Plan, Sequence)):
+        phases = phases(objective, theta, batch)
+    if isinstance(phases, Plan):
+        return phases if seconds is None else dataclasses.replace(phases, seconds=seconds)
+    for phase in phases:
+        if not isinstance(phase, Phase):
+            raise TypeError(
+                f"train: expected phases, got {phase!r:.80}. Wrap an optimizer: ravine.Phase(optimizer, steps=500)."
+            )
+    return Plan(tuple(phases), seconds)
+
+
+def leaves(carry: PyTree) -> dict[str, Any]:
+    """The arrays (or abstract arrays) of a carry by path, such as `.optimizer.search`."""
+    found = jax.tree_util.tree_flatten_with_path(carry)[0]
+    return {jax.tree_util.keystr(path): leaf for path, leaf in found if hasattr(leaf, "dtype")}
+
+
+def differences(expected: PyTree, carry: PyTree) -> str:
+    """Where paths, shapes or dtypes of a carry differ from what is expected, in words; "" when it fits."""
+    want, have = leaves(expected), leaves(carry)
+    for path in want.keys() | have.keys():
+        if path not in have:
+            return f"the state lacks {path}"
+        if path not in want:
+            return f"the state has {path}, which nothing here uses"
+    for path, leaf in want.items():
+        if (leaf.shape, leaf.dtype) != (have[path].shape, have[path].dtype):
+            shape, dtype = have[path].shape, have[path].dtype
+            return f"{path} has shape {shape} and dtype {dtype}, expected {leaf.shape} and {leaf.dtype}"
+    return ""

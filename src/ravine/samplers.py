@@ -84,9 +84,7 @@ class _Domain(Sampler):
                 f"{type(self).__name__}: the terms {missing} have no points. Say how many: "
                 f"{type(self).__name__}(domain, {', '.join(f'{name}=256' for name in missing)})."
             )
-        placed = tuple(
-            (name, self.domain.region(regions[name] or "interior", time=time)) for name, _ in self.counts
-        )
+        placed = tuple((name, self.domain.region(regions[name] or "interior", time=time)) for name, _ in self.counts)
         bound = object.__new__(type(self))
         for name, value in {**vars(self), "regions": placed, "dtype": np.dtype(dtype)}.items():
             object.__setattr__(bound, name, value)
@@ -111,6 +109,9 @@ class _Domain(Sampler):
 class Uniform(_Domain):
     """Independent uniform points: `Uniform(domain, pde=1000, bc=100)`. The error of a mean falls as m^(−1/2)."""
 
+    def __init__(self, domain, **counts: int):
+        super().__init__(domain, **counts)
+
     def unit(self, dimension: int, count: int, key: RandomKey) -> Float[Array, "m d"]:
         return jax.random.uniform(key, (count, dimension), self.dtype)
 
@@ -123,6 +124,9 @@ class Sobol(_Domain):
     equidistribution and makes every draw different.
     """
 
+    def __init__(self, domain, **counts: int):
+        super().__init__(domain, **counts)
+
     def unit(self, dimension: int, count: int, key: RandomKey) -> Float[Array, "m d"]:
         if dimension == 0:
             return jnp.zeros((count, 0), self.dtype)
@@ -130,16 +134,19 @@ class Sobol(_Domain):
         base = qmc.Sobol(dimension, scramble=False).random_base2(exponent)[:count]
         shift = jax.random.uniform(key, (dimension,), self.dtype)
         # In the middle of their cells: shifts then cannot push a whole face of points onto the edge.
-        return (jnp.asarray(base, self.dtype) + shift) % 1
+        return (jnp.asarray(base, self.dtype) + shift[None, :]) % 1
 
 
 class Grid(_Domain):
     """A tensor grid of about the asked number of points in every region (the largest kᵈ ≤ count), edges included."""
 
+    def __init__(self, domain, **counts: int):
+        super().__init__(domain, **counts)
+
     def unit(self, dimension: int, count: int, key: RandomKey) -> Float[Array, "m d"]:
         if dimension == 0:
             return jnp.zeros((count, 0), self.dtype)
-        side = max(int(math.floor(count ** (1 / dimension) + 1e-9)), 1)
+        side = max(math.floor(count ** (1 / dimension) + 1e-9), 1)
         axis = jnp.linspace(0, 1, side, dtype=self.dtype) if side > 1 else jnp.full(1, 0.5, self.dtype)
         return jnp.stack(jnp.meshgrid(*(axis,) * dimension, indexing="ij"), axis=-1).reshape(-1, dimension)
 
@@ -174,7 +181,7 @@ class Redrawn(Sampler):
 class RAD(Sampler):
     """Residual-based adaptive distribution: every `every` steps points are drawn with p ∝ φ^(power/2)/mean + floor.
 
-    From a pool of `pool` times as many points of `sampler`, for each term in `terms` (by default those in the interior).
+    From a pool of `pool` times as many points of `sampler`, for each term in `terms` (by default the interior ones).
 
     Chenxi Wu et al., *A comprehensive study of non-adaptive and residual-based adaptive sampling for physics-informed
     neural networks*, 2023, equation 2, with k = `power` and c = `floor`; φ = ½|r|². Deviation: instead of independent
@@ -192,20 +199,37 @@ class RAD(Sampler):
     pool: int = eqx.field(static=True)
     terms: tuple[str, ...] | None = eqx.field(static=True)
 
-    def __init__(self, sampler: Sampler, *, every: int = 100, power: float = 1.0, floor: float = 1.0, pool: int = 4,
-                 terms: tuple[str, ...] | None = None):
+    def __init__(
+        self,
+        sampler: Sampler,
+        *,
+        every: int = 100,
+        power: float = 1.0,
+        floor: float = 1.0,
+        pool: int = 4,
+        terms: tuple[str, ...] | None = None,
+    ):
         if every < 1 or pool < 2 or power < 0 or floor < 0:
             raise ValueError(
                 f"RAD: needs every ≥ 1, pool ≥ 2, power ≥ 0 and floor ≥ 0, got {every=}, {pool=}, {power=}, {floor=}."
             )
         self.sampler, self.every, self.power, self.floor, self.pool, self.terms = (
-            sampler, int(every), float(power), float(floor), int(pool), terms,
+            sampler,
+            int(every),
+            float(power),
+            float(floor),
+            int(pool),
+            terms,
         )
 
     def bind(self, regions: dict[str, str | None], dtype) -> "Sampler":
         terms = self.terms or tuple(name for name, region in regions.items() if region == "interior")
         return RAD(
-            self.sampler.bind(regions, dtype), every=self.every, power=self.power, floor=self.floor, pool=self.pool,
+            self.sampler.bind(regions, dtype),
+            every=self.every,
+            power=self.power,
+            floor=self.floor,
+            pool=self.pool,
             terms=terms,
         )
 
@@ -246,7 +270,7 @@ def _morton(points: Float[Array, "m d"]) -> Array:
     """The place of each point on a Morton (Z-order) curve through their bounding box."""
     dimension = points.shape[1]
     bits = max(1, 30 // dimension)
-    low, high = jnp.min(points, axis=0), jnp.max(points, axis=0)
+    low, high = jnp.min(points, axis=0, keepdims=True), jnp.max(points, axis=0, keepdims=True)
     unit = (points - low) / jnp.where(high > low, high - low, 1)
     cells = jnp.clip((unit * 2**bits).astype(jnp.uint32), 0, 2**bits - 1)
     code = jnp.zeros(points.shape[0], jnp.uint32)

@@ -5,8 +5,8 @@ tells the callbacks, and decides whether the phase is over. How steps are cut in
 a run that is resumed is the run that was never interrupted.
 """
 
-import dataclasses
 import time
+import uuid
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,36 +15,35 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from ravine._results import Stop, Work
-from ravine._types import Array, Batch, Count, PyTree, RandomKey, Scalar, Vector
+from ravine._types import Batch, Count, PyTree, RandomKey, Scalar, Vector
 from ravine.callbacks import Callback, Event, Kind
+from ravine.checkpoint import describe_key, describe_phases, describe_plan
 from ravine.objective import BLOCK, Objective
-from ravine.optim.optimizer import Info, Optimizer, State
+from ravine.optim.optimizer import Optimizer
 from ravine.optim.phase import Phase, Plan, check_budget
 from ravine.problems.problem import Problem, locate
-from ravine.run import History, Position, Run
+from ravine.run import (
+    Carry,
+    History,
+    Planner,
+    Position,
+    Run,
+    differences,
+    first_carry,
+    make_plan,
+    numbers,
+    subkeys,
+    template,
+)
 from ravine.samplers import Sampler, SamplerState
-
-Planner = Callable[[Objective, Vector, Batch], Plan]
 
 CHUNK_SECONDS = 0.25  # how long the device works between two looks at the clock
 RECORDS = 200  # records in a phase with a step budget
 RECORD_SECONDS = 0.5  # time between records in a phase without
 PATIENCE = 3  # failed searches in a row that end a phase
-
-
-class Carry(eqx.Module):
-    """The state of the loop: all that the next step depends on."""
-
-    theta: Vector
-    safe: Vector  # the last parameters at which the loss was known to be finite
-    optimizer: State
-    sampler: SamplerState
-    step: Count  # in this phase
-    stop: Count  # a stop code
-    info: Info
-    work: Work  # since the chunk began
 
 
 def train(
@@ -56,6 +55,7 @@ def train(
     callbacks: Sequence[Callback] = (),
     resume: Run | None = None,
     block: int = BLOCK,
+    devices: int | None = None,
     config: dict[str, Any] | None = None,
 ) -> Run:
     """Trains a problem's model through the phases and returns the run.
@@ -68,6 +68,8 @@ def train(
     - `callbacks`: functions of an `Event`.
     - `resume`: a run to go on with, made from the same problem, phases and key; only what is left is done.
     - `block`: points evaluated at once; bounds the memory.
+    - `devices`: over how many devices the points are shared out, by default all that JAX sees; `ravine.use_cores()`,
+      called first of all, makes each core of the CPU one. Results agree to rounding.
 
     **Raises:** `TypeError` for a key of the wrong kind, `ValueError` for bad budgets and for a loss that is not finite
     at the start (naming the term and the point). Numerical failure later on is a stop reason, not an exception.
@@ -76,7 +78,7 @@ def train(
     and one on the reference grid.
     """
     key = check_key(key)
-    init_key, sample_key, test_key, step_key = jax.random.split(key, 4)
+    init_key, sample_key, test_key, step_key = subkeys(key)
     objective, theta, sampler = problem.objective(init_key, block=block)
     test = sampler.init(test_key).batch
     return fit(
@@ -90,7 +92,8 @@ def train(
         seconds=seconds,
         callbacks=callbacks,
         resume=resume,
-        config=config or {},
+        devices=devices,
+        config={**(config or {}), "key": describe_key(key)},
         problem=problem,
     )
 
@@ -100,8 +103,8 @@ def check_key(key: Any) -> RandomKey:
     if not (isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and key.shape == ()):
         what = f"an array of dtype {key.dtype}" if isinstance(key, jax.Array) else f"{type(key).__name__} {key!r:.40}"
         raise TypeError(
-            f"key must be one typed JAX key, got {what}. Write key=jax.random.key(0); old-style keys become new ones by "
-            "jax.random.wrap_key_data."
+            f"key must be one typed JAX key, got {what}. Write key=jax.random.key(0); old-style keys become new ones "
+            "by jax.random.wrap_key_data."
         )
     return key
 
@@ -118,30 +121,58 @@ def fit(
     seconds: float | None = None,
     callbacks: Sequence[Callback] = (),
     resume: Run | None = None,
+    devices: int | None = None,
     config: dict[str, Any] | None = None,
     problem: Problem | None = None,
 ) -> Run:
     """The loop itself, for an objective and a sampler; `train`, `minimise` and `least_squares` are doors to it."""
     check_budget(None, seconds)
     sample_key, step_key = keys
-    state = sampler.init(sample_key)
+    mesh = None if objective.bare else _mesh(devices)
+    objective, state = objective.over(mesh), sampler.init(sample_key)
+    theta, state, test, step_key = _everywhere(mesh, (theta, state, test, step_key))
     _check_start(objective, theta, state.batch)
-    plan = _plan(phases, objective, theta, state.batch, seconds)
-    loop = _Loop(objective, sampler, plan, step_key, test, error, tuple(callbacks), config or {}, problem)
+    plan = make_plan(phases, objective, theta, state.batch, seconds)
+    # What is needed to make the run again; the identity tells the files of two runs in one folder apart.
+    config = {
+        "id": uuid.uuid4().hex if resume is None else resume.config.get("id", uuid.uuid4().hex),
+        "keys": [describe_key(one) for one in keys],
+        **(config or {}),
+        "seconds": seconds,
+        "plan": describe_plan(phases),
+        "phases": describe_phases(plan),
+        "reason": plan.reason,
+    }
+    loop = _Loop(objective, sampler, plan, step_key, test, error, tuple(callbacks), config, problem)
     return loop.run(theta, state, resume)
 
 
-def _plan(phases, objective, theta, batch, seconds) -> Plan:
-    if isinstance(phases, Phase):
-        phases = (phases,)
-    if not isinstance(phases, (Plan, list, tuple)):
-        phases = phases(objective, theta, batch)
-    if isinstance(phases, Plan):
-        return phases if seconds is None else dataclasses.replace(phases, seconds=seconds)
-    for phase in phases:
-        if not isinstance(phase, Phase):
-            raise TypeError(f"train: expected phases, got {phase!r:.80}. Wrap an optimizer: ravine.Phase(optimizer, steps=500).")
-    return Plan(tuple(phases), seconds)
+def _mesh(devices: int | None) -> Mesh | None:
+    """One axis of devices to share the points out over; None for a single one."""
+    found = jax.devices()
+    if devices is not None and not 1 <= devices <= len(found):
+        raise ValueError(
+            f"train: devices={devices}, but JAX sees {len(found)}. On a CPU, call ravine.use_cores() before anything "
+            "else: each core then is a device."
+        )
+    count = len(found) if devices is None else devices
+    return None if count == 1 else jax.make_mesh((count,), ("points",), (AxisType.Auto,), devices=found[:count])
+
+
+def _everywhere(mesh: Mesh | None, tree: PyTree) -> PyTree:
+    """A copy of every array on every device of the mesh: so placed, nothing compiles twice."""
+    if mesh is None:
+        return tree
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    return jax.tree.map(lambda leaf: jax.device_put(leaf, everywhere) if isinstance(leaf, jax.Array) else leaf, tree)
+
+
+def _replicated(mesh: Mesh | None, tree: PyTree) -> PyTree:
+    """Inside `jit`: tells the compiler that every device holds all of it, so that what comes out fits what went in."""
+    if mesh is None:
+        return tree
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    return jax.tree.map(lambda leaf: lax.with_sharding_constraint(leaf, everywhere), tree)
 
 
 def _check_start(objective: Objective, theta: Vector, batch: Batch) -> None:
@@ -164,11 +195,12 @@ def _advance(objective: Objective, sampler: Sampler, optimizer: Optimizer, carry
     def again(c: Carry):
         return (c.step < until) & (c.stop == Stop.RUNNING.code)
 
+    def score(theta: Vector):
+        return lambda name, points: _replicated(objective.mesh, objective.pointwise(theta, name, points))
+
     def body(c: Carry):
-        batch, sampled = sampler.sample(c.sampler, lambda name, points: objective.pointwise(c.theta, name, points))
-        theta, state, info = optimizer.step(
-            objective, c.theta, c.optimizer, batch, key=jax.random.fold_in(key, c.step)
-        )
+        batch, sampled = sampler.sample(c.sampler, score(c.theta))
+        theta, state, info = optimizer.step(objective, c.theta, c.optimizer, batch, key=jax.random.fold_in(key, c.step))
         stop = jnp.where(info.failures >= PATIENCE, Stop.SEARCH_FAILED.code, Stop.RUNNING.code)
         stop = jnp.where(info.grad_norm == 0, Stop.STATIONARY.code, stop)
         stop = jnp.where(info.finite, stop, Stop.NOT_FINITE.code)
@@ -184,24 +216,7 @@ def _advance(objective: Objective, sampler: Sampler, optimizer: Optimizer, carry
         )
 
     carry = eqx.tree_at(lambda c: c.work, carry, Work())
-    return lax.while_loop(again, body, carry)
-
-
-@eqx.filter_jit
-def _start(objective: Objective, optimizer: Optimizer, theta: Vector, sampler: SamplerState) -> Carry:
-    """The carry at the beginning of a phase."""
-    zero = jnp.zeros((), theta.dtype)
-    info = Info(zero, zero, zero, zero, jnp.int32(0), Work(), jnp.array(True))
-    return Carry(
-        theta,
-        theta,
-        optimizer.init(objective, theta),
-        sampler,
-        jnp.int32(0),
-        jnp.int32(Stop.RUNNING.code),
-        info,
-        Work(),
-    )
+    return _replicated(objective.mesh, lax.while_loop(again, body, carry))
 
 
 @eqx.filter_jit
@@ -216,11 +231,6 @@ def _measure(objective: Objective, theta: Vector, batch: Batch, test: Batch | No
     return found
 
 
-def _numbers(optimizer: Optimizer, dtype) -> Optimizer:
-    """Floating-point settings become arrays, so that another value does not compile anything anew."""
-    return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype) if isinstance(leaf, float) else leaf, optimizer)
-
-
 class _Loop:
     """The host's side of a run: clock, history, callbacks, phases."""
 
@@ -231,7 +241,7 @@ class _Loop:
         self.history = History()
         self.phase, self.steps, self.work = 0, 0, Work().counts()
         self.seconds, self.compile_seconds, self.phase_seconds = 0.0, 0.0, 0.0
-        self.carry: Carry | None = None
+        self.carry: Any = None  # a Carry, once a phase has begun
 
     # ------------------------------------------------------------------------------------------------- the clock
 
@@ -264,16 +274,17 @@ class _Loop:
         stop = Stop.RUNNING
         try:
             if resume is not None:
-                self._restore(resume)
+                self._restore(resume, theta, sampler)
             self._tell("start")
+            number, fresh = self.phase, self.carry is None
             while True:
-                stop = self._phase(theta, sampler, fresh=self.carry is None)
+                stop = self._phase(number, theta, sampler, fresh=fresh)
                 assert self.carry is not None
                 theta, sampler = self.carry.theta, self.carry.sampler
                 spent = self.left is not None and self.left <= 0
-                if self.phase + 1 == len(self.plan.phases) or spent or stop is Stop.NOT_FINITE:
+                if self.phase + 1 == len(self.plan.phases) or spent or stop in (Stop.NOT_FINITE, Stop.STATIONARY):
                     break
-                self.phase, self.phase_seconds, self.carry = self.phase + 1, 0.0, None
+                number, fresh = number + 1, True
         except KeyboardInterrupt:
             stop = Stop.INTERRUPTED
             if self.carry is None:
@@ -282,35 +293,62 @@ class _Loop:
         self._tell("stop", stop=stop)
         return run
 
-    def _restore(self, resume: Run) -> None:
+    def _restore(self, resume: Run, theta: Vector, sampler: SamplerState) -> None:
         position = resume.position
         if position.phase >= len(self.plan.phases):
             raise ValueError(
                 f"resume: the run is in phase {position.phase + 1}, but the plan has only {len(self.plan.phases)}."
             )
-        self.history = History(list(resume.history.rows))
+        if resume.config.get("keys", self.config["keys"]) != self.config["keys"]:
+            raise ValueError(
+                "resume: the run was made with another key, so it cannot go on as if it had never stopped. Pass the "
+                "same key=jax.random.key(seed), or ravine.checkpoint.restore_key(run.config)."
+            )
+        expected = template(self.objective, self.plan.phases[position.phase].optimizer, theta, sampler)
+        different = differences(expected, position.carry)
+        if different:
+            raise ValueError(
+                f"resume: the state of the run does not fit phase {position.phase + 1} of this plan: {different}. Pass "
+                "the same problem and phases as in the first call; only budgets may differ."
+            )
+        rows = list(resume.history.rows)
+        phase = self.plan.phases[position.phase]
+        running = int(position.carry.stop) == Stop.RUNNING.code
+        if running and phase.steps is not None and rows and rows[-1]["phase"] == position.phase:
+            # A budget that ran out left a row where a run never interrupted has none.
+            begun = position.steps - int(position.carry.step)
+            if position.carry.step < phase.steps and (rows[-1]["step"] - begun) % max(1, phase.steps // RECORDS):
+                rows.pop()
+        self.history = History(rows)
         self.phase, self.steps, self.work = position.phase, position.steps, dict(position.work)
         self.seconds, self.compile_seconds = position.seconds, position.compile_seconds
         self.phase_seconds = position.phase_seconds
-        running = jnp.int32(Stop.RUNNING.code)
-        self.carry = eqx.tree_at(lambda c: c.stop, position.carry, running)
+        # Its stop code is kept: a phase that had ended (a failed search, say) is over, and the next one begins.
+        self.carry = _everywhere(self.objective.mesh, position.carry)
 
-    def template(self, theta: Vector, sampler: SamplerState, phase: int) -> Carry:
-        """A carry of the right structure for a phase: what a saved one is read into."""
-        optimizer = _numbers(self.plan.phases[phase].optimizer, theta.dtype)
-        return eqx.filter_eval_shape(_start, self.objective, optimizer, theta, sampler)
-
-    def _phase(self, theta: Vector, sampler: SamplerState, *, fresh: bool) -> Stop:
-        phase = self.plan.phases[self.phase]
-        optimizer = _numbers(phase.optimizer, theta.dtype)
-        number, name = self.phase + 1, phase.name or "optimizer"
-        self._tell("phase", message=f"phase {number} of {len(self.plan.phases)}: {name}")
+    def _phase(self, number: int, theta: Vector, sampler: SamplerState, *, fresh: bool) -> Stop:
+        phase = self.plan.phases[number]
+        optimizer = numbers(phase.optimizer, theta.dtype)
+        self._tell("phase", message=f"phase {number + 1} of {len(self.plan.phases)}: {phase.name or 'optimizer'}")
         if fresh:
-            self.carry = self._timed(_start, self.objective, optimizer, theta, sampler, compiling=True)
+            # Number and carry change together, so that an interruption while this compiles loses nothing.
+            carry = self._timed(first_carry, self.objective, optimizer, theta, sampler, compiling=True)
+            self.phase, self.phase_seconds = number, 0.0
+            self.carry = _everywhere(self.objective.mesh, carry)
+        assert self.carry is not None
         # No steps: compiles and does nothing else, so that compilation can be told apart.
-        self.carry = self._timed(self._go, optimizer, self.carry, self.carry.step, compiling=True)
-        first = len(self.history)
-        self._record(compiling=True, duplicate=not fresh)
+        self.carry = self._timed(self._go, optimizer, self.carry, int(self.carry.step), compiling=True)
+        # The rows of this phase, those from before a resumption included.
+        first = next((i for i, row in enumerate(self.history) if row["phase"] == self.phase), len(self.history))
+        known = len(self.history) - first
+        self._record(compiling=True, duplicate=known > 0)
+        stop = Stop.of(int(self.carry.stop))
+        if stop is not Stop.RUNNING:
+            return self._close(first, stop)
+        # Saved at a record, before `until` was asked (it is never asked at the first one).
+        recorded = known > 1 and self.history.rows[-1]["step"] == self.steps
+        if recorded and phase.until is not None and phase.until(self.history.rows[first:]):
+            return self._close(first, Stop.STALLED)
         last, length, record = time.perf_counter(), 1, max(1, (phase.steps or 0) // RECORDS)
         while True:
             done = int(self.carry.step)
@@ -322,7 +360,7 @@ class _Loop:
             if phase.steps is not None:
                 until = min(until, (done // record + 1) * record, phase.steps)
             begin = time.perf_counter()
-            self.carry = self._timed(self._go, optimizer, self.carry, jnp.int32(until))
+            self.carry = self._timed(self._go, optimizer, self.carry, until)
             spent = max(time.perf_counter() - begin, 1e-6)
             made = int(self.carry.step) - done
             self.steps += made
@@ -346,11 +384,12 @@ class _Loop:
             else:
                 self._tell("progress")
 
-    def _go(self, optimizer, carry, until):
-        return _advance(self.objective, self.sampler, optimizer, carry, until, jax.random.fold_in(self.key, self.phase))
+    def _go(self, optimizer: Optimizer, carry: Carry, until: int) -> Carry:
+        key = jax.random.fold_in(self.key, self.phase)
+        return _advance(self.objective, self.sampler, optimizer, carry, jnp.int32(until), key)
 
     def _close(self, first: int, stop: Stop) -> Stop:
-        if len(self.history) == first or self.history.rows[-1]["step"] != self.steps or stop is Stop.NOT_FINITE:
+        if len(self.history) == first or self.history.rows[-1]["step"] != self.steps:
             self._record()
         return stop
 

@@ -7,7 +7,7 @@ from ravine._types import Array, Count, Float, Matrix, Rows, Scalar, Square, Vec
 
 
 def shifted_cholesky(matrix: Square, shift: Scalar, *, attempts: int = 8) -> tuple[Square, Scalar, Count]:
-    """The lower Cholesky factor of matrix + shift·I; where that is not numerically positive definite, of a larger shift.
+    """The lower Cholesky factor of matrix + shift·I, with a larger shift where that is not positive definite.
 
     **Returns:** the factor, the shift used, and how many factorisations it took. The shift starts at `shift` and is
     raised tenfold (at least to machine epsilon times the mean diagonal) until the factor is finite; after `attempts`

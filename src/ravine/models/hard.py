@@ -42,7 +42,8 @@ class Constrained(eqx.Module):
             b, d = (f, *b), (n, *d)
             derivatives.append(
                 tuple(
-                    a[k - 1] + sum(math.comb(k, j) * b[j] * d[k - j] for j in range(k + 1)) for k in range(1, len(a) + 1)
+                    a[k - 1] + sum(math.comb(k, j) * b[j] * d[k - j] for j in range(k + 1))
+                    for k in range(1, len(a) + 1)
                 )
             )
         return c + f * n, tuple(derivatives)

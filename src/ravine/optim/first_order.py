@@ -1,7 +1,5 @@
 """Directions that use the gradient alone."""
 
-from typing import ClassVar
-
 import equinox as eqx
 import jax
 import optax
@@ -18,8 +16,6 @@ class Steepest(Direction):
 
     **Cost:** nothing beyond the gradient.
     """
-
-    needs_residuals: ClassVar[bool] = False
 
     def init(self, objective: Objective, theta: Vector) -> None:
         return None
@@ -40,7 +36,6 @@ class Transform(Direction):
     """
 
     transformation: optax.GradientTransformation = eqx.field(static=True)
-    needs_residuals: ClassVar[bool] = False
 
     def init(self, objective: Objective, theta: Vector) -> PyTree:
         return self.transformation.init(objective.layout.unravel(theta))
@@ -55,8 +50,10 @@ class Transform(Direction):
             return lin.objective(layout.ravel(params), lin.batch)
 
         update = optax.with_extra_args_support(self.transformation).update
-        updates, state = update(
-            gradient, state, layout.unravel(theta), value=lin.value, grad=gradient, value_fn=value_of
-        )
+        # Optax mixes its integer step count with floats, which strict promotion would forbid.
+        with jax.numpy_dtype_promotion("standard"):
+            updates, state = update(
+                gradient, state, layout.unravel(theta), value=lin.value, grad=gradient, value_fn=value_of
+            )
         updates = jax.tree.map(lambda update, leaf: update.astype(leaf.dtype), updates, gradient)
         return Line(layout.ravel(updates), lin.grad, Work()), state

@@ -4,14 +4,14 @@ In parameter space (JᵀJ + λI)d = −∇L; in kernel space d = −Jᵀ(JJᵀ +
 is the cheaper one.
 """
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 import equinox as eqx
 import jax.numpy as jnp
 from jax import lax
 
 from ravine._results import Work
-from ravine._types import Matrix, RandomKey, Scalar, Square, Vector
+from ravine._types import Array, Float, Matrix, RandomKey, Scalar, Vector
 from ravine.linalg import damped_qr, shifted_cholesky, solve_cholesky
 from ravine.objective import Linearisation, Objective
 from ravine.optim.optimizer import Direction
@@ -47,7 +47,6 @@ class GaussNewton(Direction):
     acceleration: bool = eqx.field(static=True, default=True)
     solver: Solver = eqx.field(static=True, default="cholesky")
     ridge: float | None = None
-    needs_residuals: ClassVar[bool] = True
 
     def init(self, objective: Objective, theta: Vector) -> None:
         if not objective.has_curvature:
@@ -82,7 +81,9 @@ class GaussNewton(Direction):
 class Damped:
     """The path of `GaussNewton`. Lives within one traced step."""
 
-    def __init__(self, lin, matrix: Square | None, jacobian: Matrix | None, scale, work, *, kernel, acceleration):
+    def __init__(
+        self, lin, matrix: Float[Array, "k k"] | None, jacobian: Matrix | None, scale, work, *, kernel, acceleration
+    ):
         self.lin, self.matrix, self.jacobian, self.scale, self.work = lin, matrix, jacobian, scale, work
         self.kernel = kernel
         self.acceleration = acceleration and lin.objective.has_residuals
@@ -102,11 +103,13 @@ class Damped:
     def _solver(self, shift: Scalar):
         """(Jᵀr, r) ↦ (JᵀJ + shift)⁻¹Jᵀr; r is None when there is no residual."""
         if self.matrix is None:
+            jacobian = self._stored
+
             # QR: one factor, and R once more for right-hand sides that are no residual.
             def by_qr(grad, rows):
                 if rows is not None:
-                    return damped_qr(self.jacobian, rows, shift)[0]
-                _, r = damped_qr(self.jacobian, jnp.zeros(self.jacobian.shape[0], grad.dtype), shift)
+                    return damped_qr(jacobian, rows, shift)[0]
+                _, r = damped_qr(jacobian, jnp.zeros(jacobian.shape[0], grad.dtype), shift)
                 return solve_cholesky(r.T, grad)
 
             return by_qr
@@ -114,21 +117,28 @@ class Damped:
         if not self.kernel:
             return lambda grad, rows: solve_cholesky(factor, grad)
 
+        jacobian = self._stored
+
         def by_kernel(grad, rows):
             if rows is not None:
-                return self.jacobian.T @ solve_cholesky(factor, rows)
+                return jacobian.T @ solve_cholesky(factor, rows)
             # Woodbury: needs only Jᵀr.
-            return (grad - self.jacobian.T @ solve_cholesky(factor, self.jacobian @ grad)) / shift
+            return (grad - jacobian.T @ solve_cholesky(factor, jacobian @ grad)) / shift
 
         return by_kernel
+
+    @property
+    def _stored(self) -> Matrix:
+        assert self.jacobian is not None, "kernel space and QR keep J"
+        return self.jacobian
 
     def slope(self, grad: Vector) -> Scalar:
         raise TypeError("A damped path is not straight and has no slope at t = 0; use `Damping` as its search.")
 
     def reduction(self, t: Scalar, step: Vector) -> Scalar:
         """−⟨∇L, s⟩ − ½‖Js‖²."""
-        if self.jacobian is not None:
-            curved = jnp.sum((self.jacobian @ step) ** 2)
+        if self.kernel or self.matrix is None:
+            curved = jnp.sum((self._stored @ step) ** 2)
         else:
             curved = jnp.dot(step, jnp.matmul(self.matrix, step, precision=lax.Precision.HIGHEST))
         return -jnp.dot(self.lin.grad, step) - curved / 2

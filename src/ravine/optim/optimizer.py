@@ -1,6 +1,6 @@
 """The step: linearise, bend into a path, choose how far. Every method of this library is this one class."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -16,12 +16,9 @@ from ravine.optim.path import Along, Found, Previous
 class Direction(eqx.Module):
     """Which way: turns a linearisation into a path. Abstract.
 
-    `init(objective, theta) -> state`; `__call__(lin, theta, state, previous, *, key) -> (path, state)`. `previous` is the last
-    accepted step, whose gradient difference was taken on one batch, so that memory never mixes two samples.
-    `needs_residuals` says that `lin.jacobian()` and its kin are used, `is_stochastic` that noisy gradients do no harm.
+    `init(objective, theta) -> state`; `__call__(lin, theta, state, previous, *, key) -> (path, state)`. `previous` is
+    the last accepted step, whose gradient difference was taken on one batch, so that memory never mixes two samples.
     """
-
-    needs_residuals: eqx.AbstractClassVar[bool]
 
     def init(self, objective: Objective, theta: Vector) -> PyTree:
         """The state before the first step."""
@@ -36,11 +33,10 @@ class Search(eqx.Module):
     """How far: chooses a point on the path. Abstract.
 
     `init(dtype) -> state`; `__call__(phi, state) -> (t, found, state)`. Line searches, damping and learning rates are
-    all searches. `gives_value` and `gives_grad` say what is known at the point found, and so need not be computed again.
+    all searches. `gives_grad` says that value and gradient are known at the point found, and not computed again.
     """
 
-    gives_value: eqx.AbstractClassVar[bool]
-    gives_grad: eqx.AbstractClassVar[bool]
+    gives_grad: ClassVar[bool] = False
 
     def init(self, dtype) -> PyTree:
         """The state before the first step."""
@@ -128,9 +124,7 @@ class Optimizer(eqx.Module):
         known, previous = None, Previous(found.step, None, None, t, found.failed, state.previous.count + 1)
         if found.grad is not None:
             known = Known(value, found.grad, _fingerprint(objective, after, batch))
-            previous = Previous(
-                found.step, found.grad - lin.grad, lin.grad, t, found.failed, state.previous.count + 1
-            )
+            previous = Previous(found.step, found.grad - lin.grad, lin.grad, t, found.failed, state.previous.count + 1)
         failures = jnp.where(found.failed, state.failures + 1, 0)
         norm = jnp.linalg.norm(lin.grad)
         info = Info(
@@ -150,15 +144,13 @@ class Optimizer(eqx.Module):
             return lin, Work(evaluations=1, gradients=1)
         known = state.known
         holds = known.mark == _fingerprint(objective, theta, batch)
-        value, grad = lax.cond(
-            holds, lambda: (known.value, known.grad), lambda: objective.value_and_grad(theta, batch)
-        )
+        value, grad = lax.cond(holds, lambda: (known.value, known.grad), lambda: objective.value_and_grad(theta, batch))
         spent = jnp.where(holds, 0, 1)
         return objective.linearise(theta, batch, value=value, grad=grad), Work(spent, spent)
 
 
 def _fingerprint(*trees: PyTree) -> Array:
-    """A number that changes, but for one chance in 2³², when any array in `trees` does: which evaluation a value is of."""
+    """A number that changes with any array in `trees`, but for one chance in 2³²: what a value was evaluated on."""
     mark = jnp.uint32(1)
     for leaf in jax.tree.leaves(eqx.filter(trees, eqx.is_array)):
         if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):

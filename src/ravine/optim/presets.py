@@ -4,14 +4,14 @@ from collections.abc import Callable
 
 import optax
 
-from ravine._types import Count, Scalar
+from ravine._types import Any
 from ravine.optim.first_order import Steepest, Transform
 from ravine.optim.gauss_newton import GaussNewton, Solver, Space
 from ravine.optim.optimizer import Optimizer
 from ravine.optim.quasi_newton import LBFGS, Broyden, self_scaled, self_scaled_broyden, unscaled
 from ravine.optim.search import Armijo, Damping, Fixed, Wolfe
 
-Rate = float | Callable[[Count], Scalar]
+Rate = float | Callable[[Any], Any]  # a number, or a schedule: step number -> number
 
 
 def from_optax(transformation: optax.GradientTransformation) -> Optimizer:
@@ -50,7 +50,7 @@ def ssbfgs() -> Optimizer:
 
 
 def ssbroyden() -> Optimizer:
-    """Self-scaled Broyden (Urbán, Stefanou and Pons, 2025). Cost as BFGS; the quasi-Newton method of choice for PINNs."""
+    """Self-scaled Broyden (Urbán, Stefanou and Pons, 2025). Cost as BFGS; the method of choice for PINNs."""
     return Optimizer(Broyden(self_scaled_broyden), Wolfe())
 
 

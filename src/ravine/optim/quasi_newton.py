@@ -5,13 +5,11 @@ inverse Hessian of the old sample, so points should be held for hundreds of step
 """
 
 from collections.abc import Callable
-from typing import ClassVar
 
 import equinox as eqx
 import jax.numpy as jnp
 from jax import lax
 
-from ravine._results import Work
 from ravine._types import Array, Float, RandomKey, Scalar, Square, Vector
 from ravine.objective import Linearisation, Objective
 from ravine.optim.optimizer import Direction
@@ -22,6 +20,7 @@ Update = Callable[[Vector, Vector, Vector, Scalar], tuple[Scalar, Scalar]]
 
 def unscaled(s: Vector, y: Vector, hy: Vector, b: Scalar) -> tuple[Scalar, Scalar]:
     """(τ, φ) = (1, 1): BFGS."""
+    del y, hy, b
     one = jnp.ones((), s.dtype)
     return one, one
 
@@ -31,6 +30,7 @@ def self_scaled(s: Vector, y: Vector, hy: Vector, b: Scalar) -> tuple[Scalar, Sc
 
     Mehiddin Al-Baali, *Numerical experience with a class of self-scaling quasi-Newton algorithms*, 1998.
     """
+    del y, hy
     return jnp.minimum(1, 1 / b), jnp.ones((), s.dtype)
 
 
@@ -77,7 +77,6 @@ class Broyden(Direction):
 
     update: Update
     scale: bool = eqx.field(static=True, default=True)
-    needs_residuals: ClassVar[bool] = False
 
     def init(self, objective: Objective, theta: Vector) -> _DenseState:
         return _DenseState(jnp.eye(theta.shape[0], dtype=theta.dtype), jnp.array(True))
@@ -86,7 +85,8 @@ class Broyden(Direction):
         self, lin: Linearisation, theta: Vector, state: _DenseState, previous: Previous, *, key: RandomKey
     ) -> tuple[Line, _DenseState]:
         s, y, grad = previous.s, previous.y, lin.grad
-        assert y is not None and previous.grad is not None, "a quasi-Newton direction needs a search with gradients"
+        assert y is not None, "a quasi-Newton direction needs a search with gradients"
+        assert previous.grad is not None
         sy, yy = jnp.dot(s, y), jnp.dot(y, y)
         guard = jnp.finfo(s.dtype).eps * jnp.sqrt(jnp.dot(s, s) * yy)
         good = (previous.count > 0) & ~previous.failed & (sy > guard)
@@ -133,7 +133,6 @@ class LBFGS(Direction):
 
     memory: int = eqx.field(static=True, default=20)
     scale: bool = eqx.field(static=True, default=True)
-    needs_residuals: ClassVar[bool] = False
 
     def init(self, objective: Objective, theta: Vector) -> _LimitedState:
         zeros = jnp.zeros((self.memory, theta.shape[0]), theta.dtype)

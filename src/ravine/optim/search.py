@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from ravine._results import Work
-from ravine._types import Array, Callable, Count, PyTree, Scalar, Vector
+from ravine._types import Array, Callable, Count, PyTree, Scalar
 from ravine.optim.optimizer import Search
 from ravine.optim.path import Along, Found
 
@@ -17,8 +17,6 @@ class Fixed(Search):
     """A learning rate: t = rate, or t = rate(step number) for a schedule. Evaluates nothing."""
 
     rate: float | Callable[[Count], Scalar]
-    gives_value: ClassVar[bool] = False
-    gives_grad: ClassVar[bool] = False
 
     def init(self, dtype) -> Count:
         del dtype
@@ -48,8 +46,6 @@ class Armijo(Search):
     start: float = 1.0
     longest: float = float("inf")
     trials: int = eqx.field(static=True, default=40)
-    gives_value: ClassVar[bool] = True
-    gives_grad: ClassVar[bool] = False
 
     def init(self, dtype) -> Scalar:
         return jnp.asarray(self.start, dtype)
@@ -99,14 +95,13 @@ class Wolfe(Search):
     curvature: float = 0.9
     growth: float = 3.0
     trials: int = eqx.field(static=True, default=25)
-    gives_value: ClassVar[bool] = True
     gives_grad: ClassVar[bool] = True
 
-    def init(self, dtype) -> PyTree:
-        del dtype
-        return None
+    def init(self, dtype) -> Scalar:
+        """The decrease of the last step, from which the first trial of the next one is guessed."""
+        return jnp.asarray(jnp.inf, dtype)
 
-    def __call__(self, phi: Along, state: None) -> tuple[Scalar, Found, None]:
+    def __call__(self, phi: Along, state: Scalar) -> tuple[Scalar, Found, Scalar]:
         dtype = phi.theta.dtype
         zero = _Trial(jnp.zeros((), dtype), phi.here.value, phi.slope)
         # Below this, differences of the loss are rounding.
@@ -114,7 +109,8 @@ class Wolfe(Search):
 
         def decreased(trial):
             armijo = trial.value <= zero.value + self.decrease * trial.t * zero.slope
-            flat = (trial.value <= zero.value + floor) & (trial.slope <= (2 * self.decrease - 1) * zero.slope)
+            level = jnp.abs(trial.value - zero.value) <= floor
+            flat = level & (trial.slope <= (2 * self.decrease - 1) * zero.slope)
             return armijo | flat
 
         def again(carry):
@@ -142,14 +138,17 @@ class Wolfe(Search):
             return count + 1, next_t, zooming, new_low, new_high, best, done, dead
 
         nothing = (jnp.zeros_like(phi.theta), jnp.asarray(jnp.inf, dtype), phi.here.grad, jnp.zeros((), dtype))
-        start = (jnp.int32(0), jnp.ones((), dtype), jnp.array(False), zero, zero, nothing, jnp.array(False))
+        # Nocedal and Wright, 2006, equation 3.60: expect the decrease of the last step; one for a Newton-like step.
+        guess = 1.01 * 2 * state / -zero.slope
+        first = jnp.where(guess > 0, jnp.clip(guess, 0.2, 1), 1).astype(dtype)
+        start = (jnp.int32(0), first, jnp.array(False), zero, zero, nothing, jnp.array(False))
         uphill = ~(zero.slope < 0)  # also when the slope is NaN
         count, _, _, _, _, best, done, _ = lax.while_loop(again, body, (*start, uphill))
         step, value, grad, t = best
         failed = ~(done | (value < jnp.inf))
         value = jnp.where(failed, zero.value, value)
         work = Work(count, count, inner=jnp.maximum(count - 1, 0))
-        return t, Found(step, value, grad, work, failed), None
+        return t, Found(step, value, grad, work, failed), jnp.where(failed, jnp.inf, zero.value - value)
 
 
 def _choose(condition: Array, yes: PyTree, no: PyTree) -> PyTree:
@@ -192,8 +191,6 @@ class Damping(Search):
     relax: float = 5.0
     floor: float = 1.0
     trials: int = eqx.field(static=True, default=12)
-    gives_value: ClassVar[bool] = True
-    gives_grad: ClassVar[bool] = False
 
     def init(self, dtype) -> _DampingState:
         return _DampingState(jnp.asarray(self.start, dtype), jnp.asarray(2.0, dtype))

@@ -35,7 +35,9 @@ def interior(z):
     return 4 * z[0] * (1 - z[0])
 
 
-def poisson1d(*, k: int = 1, points: int = 256, width: int = 20, depth: int = 2, sampling: Sampling = "fixed") -> Problem:
+def poisson1d(
+    *, k: int = 1, points: int = 256, width: int = 20, depth: int = 2, sampling: Sampling = "fixed"
+) -> Problem:
     """−u″ = k²π² sin kπx on (0, 1), u(0) = u(1) = 0; u = sin kπx.
 
     The conditions hold by construction. Reference: exact, on 1,001 points.

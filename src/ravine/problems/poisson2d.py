@@ -36,7 +36,9 @@ def interior(z):
     return 16 * z[0] * (1 - z[0]) * z[1] * (1 - z[1])
 
 
-def poisson2d(*, k: int = 1, points: int = 1000, width: int = 20, depth: int = 2, sampling: Sampling = "fixed") -> Problem:
+def poisson2d(
+    *, k: int = 1, points: int = 1000, width: int = 20, depth: int = 2, sampling: Sampling = "fixed"
+) -> Problem:
     """−Δu = 2k²π² sin kπx sin kπy on (0, 1)², u = 0 on the boundary; u = sin kπx sin kπy.
 
     The boundary condition holds by construction. Reference: exact, on a 101 × 101 grid. Best published relative L2

@@ -1,4 +1,4 @@
-"""What tutorials, command line and benchmarks share: a problem is terms, a sampler, a model and a way to tell the error."""
+"""What tutorials, command line and benchmarks share: terms, a sampler, a model and a way to tell the error."""
 
 import dataclasses
 from collections.abc import Callable
@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ravine._types import Array, Batch, Float, Model, RandomKey, Scalar, Vector
+from ravine._types import Batch, Float, Model, RandomKey, Scalar, Vector
 from ravine.objective import BLOCK, Objective, Term
 from ravine.samplers import Sampler
 
@@ -127,5 +127,3 @@ def locate(objective: Objective, theta: Vector, batch: Batch) -> str:
                 f"number {first}, {point}."
             )
     return ""
-
-

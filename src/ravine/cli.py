@@ -1,0 +1,878 @@
+"""The command line: `ravine solve burgers --budget 60s`.
+
+Results go to stdout, progress and messages to stderr. Exit codes: 0 for a run, whatever the numerical reason it stopped
+for; 2 for input that cannot be used, with one message and no traceback; 1 for an error that nobody expected, with it.
+
+JAX is imported inside the commands, so that help appears at once and threads, precision and cache are set first.
+"""
+
+import contextlib
+import dataclasses
+import datetime
+import difflib
+import inspect
+import json
+import math
+import os
+import re
+import signal
+import sys
+import threading
+import time
+import typing
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import cyclopts
+from cyclopts import Parameter
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from ravine import doctor as machine
+
+if TYPE_CHECKING:
+    from ravine.callbacks import Event
+    from ravine.optim.auto import Auto
+    from ravine.optim.phase import Plan
+    from ravine.problems.problem import Problem
+    from ravine.run import Run
+
+BUDGET = "60s"
+SAVE_SECONDS = 15.0  # between checkpoints
+LINE_SECONDS = 5.0  # between lines of progress when stderr is no terminal
+FLOAT32_TARGET = 1e-5  # relative errors below this cannot be told from rounding in float32
+LONGEST = 1e8  # seconds; what `ravine.Phase` accepts
+UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
+
+
+class Refusal(Exception):
+    """Input that cannot be used; the message says what happened and what to type."""
+
+
+class Reached(KeyboardInterrupt):
+    """Raised by a callback to end a run that is good enough: the loop then keeps what was reached, as for Ctrl-C."""
+
+
+app = cyclopts.App(
+    name="ravine",
+    help="Train scientific machine-learning models well, and see why training stalls.",
+    version=lambda: _version(),
+    help_format="plaintext",
+)
+
+# ------------------------------------------------------------------------------------------------------------ commands
+
+
+@app.command
+def problems() -> int:
+    """List the problems: what they state, their options with defaults, the best error published."""
+    from ravine import problems as known
+
+    table = _table("problem", "statement", "options and defaults", "best published")
+    for name in known.NAMES:
+        factory = known.factory(name)
+        doc = inspect.getdoc(factory) or ""
+        best = re.search(r"Best published[^:]*: ([^)]*\))", " ".join(doc.split()))
+        options = (f"{option}={parameter.default}" for option, parameter in _options(name).items())
+        table.add_row(name, doc.split("\n")[0], " ".join(options), best.group(1) if best else "")
+    _stdout().print(table)
+    print("\nravine solve NAME --points 2000 --set option=value")
+    return 0
+
+
+@app.command
+def methods() -> int:
+    """List the methods, cost and use in one line each."""
+    from ravine.optim.presets import METHODS
+
+    table = _table("method", "what it is")
+    table.add_row("auto", "Chooses phases from the sizes, the structure and the precision of the problem. The default.")
+    for name, method in METHODS.items():
+        table.add_row(name, (inspect.getdoc(method) or "").split("\n")[0])
+    _stdout().print(table)
+    print("\nravine solve PROBLEM --method NAME, or a sequence: --phases adam:500,ssbroyden:60s")
+    return 0
+
+
+@app.command
+def solve(
+    problem: str,
+    /,
+    *,
+    method: str = "auto",
+    phases: str | None = None,
+    budget: Annotated[str | None, Parameter(allow_leading_hyphen=True, show_default=lambda _: "60s")] = None,
+    seed: Annotated[int, Parameter(allow_leading_hyphen=True)] = 0,
+    precision: Literal[64, 32] = 64,
+    points: Annotated[int | None, Parameter(allow_leading_hyphen=True)] = None,
+    sampler: str | None = None,
+    width: Annotated[int | None, Parameter(allow_leading_hyphen=True)] = None,
+    depth: Annotated[int | None, Parameter(allow_leading_hyphen=True)] = None,
+    settings: Annotated[tuple[str, ...], Parameter(name="--set", negative=(), show_default=False)] = (),
+    target: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None,
+    out: Path | None = None,
+    json: Annotated[bool, Parameter(negative=(), show_default=False)] = False,
+) -> int:
+    """Solve a problem, save the run, draw its figure.
+
+    Ctrl-C ends the run and keeps what was reached; `ravine resume` goes on. The folder is saved every 15 seconds.
+
+    Parameters
+    ----------
+    problem
+        Its name, from `ravine problems`.
+    method
+        A name from `ravine methods`.
+    phases
+        Methods in sequence, with steps or time: adam:500,ssbroyden:60s. The last one needs neither.
+    budget
+        Wall time for everything, compilation included: 90, 60s, 2m or 1h. Phases with own limits need none.
+    seed
+        Of model, points and steps.
+    precision
+        Bits of a floating-point number.
+    points
+        Training points.
+    sampler
+        fixed, redraw (new points now and then) or rad (new points where the residual is large).
+    width
+        Units in a hidden layer.
+    depth
+        Hidden layers.
+    settings
+        Any other option of the problem, such as --set k=4; may be repeated.
+    target
+        Stop when the relative error is at or below this number.
+    out
+        Folder of the run, default runs/PROBLEM-DATE-TIME. An existing one is never written over.
+    json
+        Print one line of JSON on stdout, everything else on stderr.
+    """
+    if phases is not None and method != "auto":
+        raise Refusal("Give either --method (one) or --phases (a sequence), not both.")
+    steps = None if phases is None else list(parse_phases(phases))
+    limited = steps is not None and all(step.limited for step in steps)
+    seconds = parse_seconds(budget) if budget is not None else None if limited else parse_seconds(BUDGET)
+    if not 0 <= seed < 2**32:
+        raise Refusal(f"The seed must be a whole number from 0 to 2³² − 1, got {seed}.")
+    goal = None if target is None else parse_target(target, precision)
+    options = {"points": points, "width": width, "depth": depth, "sampling": sampler}
+    options = {name: value for name, value in options.items() if value is not None}
+    others = dict(parse_setting(text) for text in settings)
+    if options.keys() & others.keys():
+        raise Refusal(f"The option {min(options.keys() & others.keys())!r} is given twice.")
+    note(f"ravine: {problem}, {phases or method}, {_budget(seconds)}, float{precision}, seed {seed}")
+    prepare()
+    _set_precision(precision)
+    options = check_options(problem, options | others)
+    plan = make_phases(method, steps, seconds)
+    made = make_problem(problem, options)
+    if goal is not None and made.reference is None:
+        raise Refusal(f"--target needs a known solution, and {problem} has none.")
+    folder = claim(out, problem)
+    asked = {"method": phases or method, "budget": seconds, "seed": seed, "target": goal}
+    with released(folder):
+        return carry_out(made, plan, folder, seed=seed, config={"cli": asked}, as_json=json)
+
+
+@app.command
+def show(run: Path, /) -> int:
+    """Show a run: settings, versions, result, last records; and draw its figure anew.
+
+    Parameters
+    ----------
+    run
+        A run folder.
+    """
+    prepare()
+    found, config = load(run)
+    console = _stdout()
+    table = _table("", "", header=False)
+    problem, asked = config.get("problem") or {}, config.get("cli") or {}
+    device = config.get("device") or {}
+    facts = {
+        "run": run,
+        **found.summary(),
+        "options": " ".join(f"{name}={value}" for name, value in problem.get("options", {}).items()),
+        "asked for": ", ".join(f"{name} {value}" for name, value in asked.items() if value is not None),
+        "phases": ", ".join(phase.get("name", "") for phase in config.get("phases") or ()),
+        "why these": config.get("reason"),
+        "precision": config.get("dtype"),
+        "parameters": found.objective.parameters,
+        "versions": ", ".join(f"{name} {value}" for name, value in (config.get("versions") or {}).items()),
+        "made on": f"{device.get('count')} × {device.get('kind')}, {config.get('platform')}",
+    }
+    for name, value in facts.items():
+        if value is not None and value != "":
+            table.add_row(name.replace("_", " "), _shown(name, value))
+    console.print(table)
+    columns = ("step", "method", "seconds", "loss", "test_loss", "error", "t", "grad_norm", "evaluations")
+    columns = [column for column in columns if column in found.history.columns]
+    table = _table(*(column.replace("_", " ") for column in columns), right=True)
+    for row in found.history.rows[-8:]:
+        table.add_row(*(_shown(column, row.get(column)) for column in columns))
+    console.print(table)
+    figure = draw(found, run)
+    if figure:
+        print(f"figure   {figure}")
+    return 0
+
+
+@app.command
+def resume(
+    run: Path,
+    /,
+    *,
+    budget: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None,
+    json: Annotated[bool, Parameter(negative=(), show_default=False)] = False,
+) -> int:
+    """Go on with a run that was interrupted or whose budget was too small.
+
+    Parameters
+    ----------
+    run
+        A run folder.
+    budget
+        How much longer: 30s, 2m, 1h. Without it, what is left of the budget that the run was started with.
+    json
+        Print one line of JSON on stdout, everything else on stderr.
+    """
+    more = None if budget is None else parse_seconds(budget)
+    note(f"ravine: going on with {run}{'' if more is None else f' for {more:g} s'}")
+    prepare()
+    from ravine._results import Stop
+    from ravine.checkpoint import RunFolderError, restore_phases
+
+    before, config = load(run)
+    assert before.problem is not None
+    try:
+        phases = restore_phases(config, run)
+    except RunFolderError as error:
+        raise Refusal(str(error)) from None
+    plan = made_plan(before.problem, phases, config)
+    spent = before.position.seconds + before.position.compile_seconds
+    if more is not None:
+        last = dataclasses.replace(plan.phases[-1], steps=None, seconds=None, until=None)
+        phases = dataclasses.replace(plan, phases=(*plan.phases[:-1], last), seconds=spent + more)
+        config = {**config, "seconds": None}
+    else:
+        ended = before.position.phase + 1 == len(plan.phases) and before.stop in (Stop.STEPS, Stop.STALLED)
+        if before.stop is Stop.TARGET or ended or (plan.seconds is not None and spent >= plan.seconds):
+            raise Refusal(f"{run} is finished. {before.stop.value} To go on: ravine resume {run} --budget 30s")
+    if before.stop is Stop.TARGET:
+        config = {**config, "cli": {**(config.get("cli") or {}), "target": None}}
+    if not machine.usable(run):
+        raise Refusal(f"{run} cannot be written, so nothing could be saved. Copy it to a folder of yours first.")
+    return carry_out(before.problem, phases, run, config=config, as_json=json, before=before)
+
+
+@app.command
+def doctor() -> int:
+    """Examine this machine: versions, devices, precision, threads, memory, cache; and what to type to improve it."""
+    table = _table("", "", header=False)
+    findings = machine.examine()
+    for finding in findings:
+        mark = Text("change" if finding.line else "", style="bold yellow")
+        table.add_row(finding.topic, Text.assemble(finding.value, "  " if finding.line else "", mark))
+    _stdout().print(table)
+    advice = {finding.line: finding.why for finding in findings if finding.line}
+    print("\nNothing needs to be changed." if not advice else "\nWhat to change:")
+    for line, why in advice.items():
+        print(f"\n  {why}\n    {line}")
+    return 0
+
+
+# --------------------------------------------------------------------------------------------------------- words read
+
+
+def nearest(word: str, words: Iterable[str]) -> str:
+    """ "Did you mean …? " where something is near, and all there are."""
+    words = list(words)
+    near = difflib.get_close_matches(word.lower(), words, n=3, cutoff=0.5)
+    guess = f"Did you mean {' or '.join(near)}? " if near else ""
+    return f"{guess}There are: {', '.join(words)}."
+
+
+def parse_seconds(text: str) -> float:
+    """Seconds of a budget such as 90, 60s, 2m or 1h.
+
+    ```python
+    >>> from ravine.cli import parse_seconds
+    >>> parse_seconds("90"), parse_seconds("1.5m"), parse_seconds("1h")
+    (90.0, 90.0, 3600.0)
+
+    ```
+    """
+    match = re.fullmatch(r"(\d+\.?\d*|\.\d+)(s|m|min|h|)", text.strip().lower().replace(" ", ""))
+    seconds = float(match[1]) * UNITS[match[2]] if match else math.nan
+    if not 0 < seconds <= LONGEST:
+        raise Refusal(f"A time budget is a positive time such as 90, 60s, 2m or 1h (at most 10⁸ s); got {text!r}.")
+    return seconds
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """One entry of --phases."""
+
+    method: str
+    steps: int | None = None
+    seconds: float | None = None
+
+    @property
+    def limited(self) -> bool:
+        """Whether it ends by itself."""
+        return self.steps is not None or self.seconds is not None
+
+
+def parse_phases(text: str) -> Iterator[Step]:
+    """The entries of `adam:500,ssbroyden:60s,levenberg_marquardt`."""
+    entries = [entry.strip() for entry in text.split(",")]
+    for number, entry in enumerate(entries):
+        name, colon, limit = entry.partition(":")
+        if not name or (colon and not limit):
+            raise Refusal(f"--phases: the entry {entry!r} is not of the form adam:500 (steps) or ssbroyden:60s (time).")
+        if not colon:
+            if number + 1 < len(entries):
+                raise Refusal(f"--phases: {name!r} has no limit and would never let the next one begin: {name}:500.")
+            yield Step(name)
+        elif re.fullmatch(r"\d+", limit):
+            if not 1 <= int(limit) < 2**31:
+                raise Refusal(f"--phases: {entry!r}: the number of steps must lie between 1 and 2³¹ − 1.")
+            yield Step(name, steps=int(limit))
+        else:
+            try:
+                yield Step(name, seconds=parse_seconds(limit))
+            except Refusal:
+                raise Refusal(
+                    f"--phases: {entry!r}: a limit is a number of steps such as 500, or a time such as 60s, 2m, 1h."
+                ) from None
+
+
+def parse_setting(text: str) -> tuple[str, Any]:
+    """The name and value of `k=4`: a number, true, false, none, or a word."""
+    name, equals, value = text.partition("=")
+    name, value = name.strip().replace("-", "_"), value.strip()
+    if not (equals and name and value):
+        raise Refusal(f"--set takes name=value, such as --set k=4; got {text!r}.")
+    words = {"true": True, "false": False, "none": None}
+    if value.lower() in words:
+        return name, words[value.lower()]
+    for kind in (int, float):
+        with contextlib.suppress(ValueError):
+            return name, kind(value)
+    return name, value
+
+
+def parse_target(text: str, precision: int) -> float:
+    """A relative error that can be reached in this precision."""
+    try:
+        target = float(text)
+    except ValueError:
+        target = math.nan
+    if not 0 < target < math.inf:
+        raise Refusal(f"--target is a positive relative error such as 1e-4; got {text!r}.")
+    if precision == 32 and target < FLOAT32_TARGET:
+        raise Refusal(
+            f"A relative error of {target:g} cannot be reached in float32, where rounding stops every method near "
+            f"{FLOAT32_TARGET:g} at best. Leave out --precision 32, or ask for --target 1e-4."
+        )
+    return target
+
+
+def check_method(name: str) -> str:
+    """The name, if there is such a method."""
+    from ravine.optim.presets import METHODS
+
+    names = ("auto", *METHODS)
+    if name not in names:
+        raise Refusal(f"There is no method {name!r}. {nearest(name, names)}")
+    return name
+
+
+def _options(problem: str) -> dict[str, inspect.Parameter]:
+    from ravine.problems import NAMES, factory
+
+    if problem not in NAMES:
+        raise Refusal(f"There is no problem {problem!r}. {nearest(problem, NAMES)}")
+    return dict(inspect.signature(factory(problem)).parameters)
+
+
+def check_options(problem: str, options: dict[str, Any]) -> dict[str, Any]:
+    """The options, if the problem has them and their values are of the right kind."""
+    from ravine.problems import factory
+
+    known = _options(problem)
+    for name in options:
+        if name not in known:
+            raise Refusal(f"The problem {problem} has no option {name!r}. {nearest(name, known)}")
+    kinds = typing.get_type_hints(inspect.unwrap(factory(problem)))
+    return {name: _fit(name, value, kinds.get(name, Any)) for name, value in options.items()}
+
+
+def _fit(name: str, value: Any, kind: Any) -> Any:
+    """The value as `kind`; integers pass for floats, and 1e4 for an integer."""
+    if typing.get_origin(kind) is Literal:
+        choices = typing.get_args(kind)
+        if value not in choices:
+            raise Refusal(f"{name} is {value!r}, but must be one of: {', '.join(map(str, choices))}.")
+        return value
+    kinds = typing.get_args(kind) or (kind,)
+    if kind is Any or (value is None and type(None) in kinds):
+        return value
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+        if int in kinds and value == int(value):
+            return int(value)
+        if float in kinds:
+            return float(value)
+    if (bool in kinds and isinstance(value, bool)) or (str in kinds and isinstance(value, str)):
+        return value
+    names = {int: "a whole number", float: "a number", bool: "true or false", str: "a word", type(None): "none"}
+    raise Refusal(f"{name} is {value!r}, but must be {' or '.join(names.get(one, str(one)) for one in kinds)}.")
+
+
+# ------------------------------------------------------------------------------------------------------------ settings
+
+
+def prepare() -> None:
+    """Threads, devices and cache, before anything is computed.
+
+    As many cores as are free (`ravine.doctor.free_cores`) are used. Linear-algebra libraries get that many threads,
+    unless the environment says otherwise (OPENBLAS_NUM_THREADS and its like); they read it when NumPy is imported, and
+    if it has been, they are asked instead. JAX gets that many devices, unless it has started. Compiled programs are
+    kept in `ravine.doctor.cache_folder()`, where it can be written.
+    """
+    free = machine.free_cores(machine.cores(), machine.load())
+    if not any(name in os.environ for name in machine.THREADS):
+        if "numpy" in sys.modules:
+            with contextlib.suppress(ImportError):
+                import threadpoolctl
+
+                threadpoolctl.threadpool_limits(free, user_api="blas")
+        else:
+            os.environ.update(dict.fromkeys(machine.THREADS, str(free)))
+    import jax
+
+    from ravine.hardware import use_cores
+
+    with contextlib.suppress(RuntimeError):
+        use_cores(free)
+    folder = machine.cache_folder()
+    if folder is not None and machine.usable(folder):
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+
+def _set_precision(bits: int) -> None:
+    import jax
+
+    jax.config.update("jax_enable_x64", bits == 64)
+
+
+def make_problem(name: str, options: dict[str, Any]) -> "Problem":
+    """The problem; what its makers refuse is refused in their words."""
+    import equinox as eqx
+    import jax
+
+    from ravine.problems import make
+
+    try:
+        problem = make(name, **options)
+        eqx.filter_eval_shape(problem.model, jax.random.key(0))
+    except ValueError as error:
+        raise Refusal(str(error)) from None
+    return problem
+
+
+def make_phases(method: str, steps: "list[Step] | None", seconds: float | None) -> "Auto | Plan":
+    """What `train` shall be given."""
+    from ravine.optim.auto import auto
+    from ravine.optim.phase import Phase, Plan
+    from ravine.optim.presets import METHODS
+
+    if steps is None and check_method(method) == "auto":
+        assert seconds is not None
+        return auto(seconds=seconds)
+    made = []
+    for step in steps or [Step(method)]:
+        if check_method(step.method) == "auto":
+            raise Refusal("--phases: auto makes phases of its own and cannot be one of them.")
+        made.append(Phase(METHODS[step.method](), step.steps, step.seconds, name=step.method))
+    return Plan(tuple(made), seconds)
+
+
+def sizes(problem: "Problem", phases: Any) -> str:
+    """The sizes of the problem in words. Traces, but computes nothing; refuses methods that the problem is not for."""
+    import jax
+
+    from ravine.optim.phase import Plan
+    from ravine.run import subkeys
+
+    found = []
+
+    def build(key):
+        model_key, points_key, _, _ = subkeys(key)
+        objective, theta, sampler = problem.objective(model_key)
+        found.append((objective.parameters, objective.size(sampler.init(points_key).batch)))
+        for phase in phases.phases if isinstance(phases, Plan) else ():
+            phase.optimizer.init(objective, theta)
+        return theta
+
+    try:
+        jax.eval_shape(build, jax.random.key(0))
+    except ValueError as error:
+        raise Refusal(str(error)) from None
+    ((n, m),) = found
+    return f"n = {n:,}, m = {m:,}"
+
+
+def made_plan(problem: "Problem", phases: Any, config: dict[str, Any]) -> "Plan":
+    """The plan that the phases of a saved run came to."""
+    from ravine.run import make_plan, subkeys
+
+    model_key, points_key, _, _ = subkeys(restored_key(config))
+    objective, theta, sampler = problem.objective(model_key)
+    return make_plan(phases, objective, theta, sampler.init(points_key).batch, config.get("seconds"))
+
+
+def restored_key(config: dict[str, Any]) -> Any:
+    """The key that a run was made with."""
+    from ravine.checkpoint import RunFolderError, restore_key
+
+    try:
+        return restore_key(config)
+    except RunFolderError as error:
+        raise Refusal(str(error)) from None
+
+
+def load(folder: Path) -> "tuple[Run, dict[str, Any]]":
+    """The run of a folder and how it was made, in the precision it was made in."""
+    if not folder.is_dir():
+        raise Refusal(f"There is no run folder {folder}.{_newest()}")
+    from ravine import checkpoint
+
+    try:
+        config = checkpoint.read_config(folder)
+        _set_precision(32 if config.get("dtype") == "float32" else 64)
+        return checkpoint.load(folder), config
+    except checkpoint.RunFolderError as error:
+        raise Refusal(str(error)) from None
+
+
+def claim(out: Path | None, problem: str) -> Path:
+    """The folder of a new run, made and tried out; never one that holds something."""
+    if out is None:
+        stem = f"runs/{problem}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
+        numbered = (Path(stem if number == 1 else f"{stem}-{number}") for number in range(1, 1000))
+        out = next(path for path in numbered if not path.exists())
+    if out.exists() and not out.is_dir():
+        raise Refusal(f"{out} is a file. Choose a folder that does not exist yet: --out {out}-run")
+    try:
+        full = out.is_dir() and any(out.iterdir())
+    except OSError as error:
+        raise Refusal(f"{out} cannot be read: {error.strerror}. Choose another folder with --out.") from None
+    if full:
+        more = f" To go on with that run: ravine resume {out}" if (out / "config.json").exists() else ""
+        raise Refusal(f"{out} exists and is not empty; nothing in it was touched. Choose another --out.{more}")
+    if not machine.usable(out):
+        raise Refusal(f"{out} cannot be written. Choose a folder of yours with --out.")
+    return out
+
+
+@contextlib.contextmanager
+def released(folder: Path) -> Iterator[None]:
+    """Removes the folder at the end if nothing was put into it."""
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+
+
+# ---------------------------------------------------------------------------------------------------------------- runs
+
+
+def carry_out(
+    problem: "Problem",
+    phases: "Auto | Plan | Any",
+    folder: Path,
+    *,
+    config: dict[str, Any],
+    as_json: bool,
+    seed: int = 0,
+    before: "Run | None" = None,
+) -> int:
+    """Trains, saves, draws, reports."""
+    import jax
+
+    from ravine._results import Stop
+    from ravine.callbacks import Checkpoint
+    from ravine.checkpoint import RunFolderError
+    from ravine.train import train
+
+    key = jax.random.key(seed) if before is None else restored_key(config)
+    progress = Progress(sizes(problem, phases))
+    _warn_of_float32(phases)
+    interrupt, checkpoint = Interrupt(progress.note), Checkpoint(folder, every=SAVE_SECONDS)
+    target = (config.get("cli") or {}).get("target")
+    # The last save is made below, when the reason why the run stopped is known.
+    saving = lambda event: None if event.kind == "stop" else checkpoint(event)
+    with progress, interrupt, warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_: progress.note(f"warning: {message}")
+        try:
+            run = train(
+                problem,
+                phases,
+                key=key,
+                seconds=config.get("seconds"),
+                callbacks=(progress, saving, Target(target), interrupt),
+                resume=before,
+                config=config,
+                **({"block": config["block"]} if "block" in config else {}),
+            )
+        except RunFolderError as error:
+            raise Refusal(str(error)) from None
+        except KeyboardInterrupt:
+            run = None
+    if run is None or not run.history.rows:
+        note("ravine: interrupted before the first step; there is nothing to save.")
+        return 130
+    if run.stop is Stop.INTERRUPTED and target is not None and run.error is not None and run.error <= target:
+        run = dataclasses.replace(run, stop=Stop.TARGET)
+    try:
+        run.save(folder)
+    except RunFolderError as error:
+        note(f"ravine: {error}")
+        report(run, folder, None, as_json)
+        return 1
+    report(run, folder, draw(run, folder), as_json)
+    return 0
+
+
+def _warn_of_float32(phases: Any) -> None:
+    import jax
+
+    from ravine.optim.first_order import Steepest, Transform
+    from ravine.optim.phase import Plan
+
+    first = isinstance(phases, Plan) and all(
+        isinstance(phase.optimizer.direction, (Steepest, Transform)) for phase in phases.phases
+    )
+    wide = jax.config.jax_enable_x64  # pyright: ignore[reportAttributeAccessIssue]
+    if not first and not wide:
+        note(
+            "warning: in float32, quasi-Newton and Gauss–Newton methods stop near a relative error of 1e-3 to 1e-4, "
+            "where rounding hides all progress. Leave out --precision 32 to go further."
+        )
+
+
+class Target:
+    """Ends a run when the relative error is at or below `error`."""
+
+    def __init__(self, error: float | None):
+        self.error = error
+
+    def __call__(self, event: "Event") -> None:
+        found = event.row.get("error")
+        if event.kind == "record" and self.error is not None and found is not None and found <= self.error:
+            raise Reached
+
+
+class Interrupt:
+    """Ctrl-C: the first ends the run at the next look at the clock, the second at once."""
+
+    def __init__(self, note: Callable[[str], None]):
+        self.note, self.asked, self.begun = note, False, False
+        self._before: Any = None
+
+    def __enter__(self) -> "Interrupt":
+        if threading.current_thread() is threading.main_thread():
+            self._before = signal.signal(signal.SIGINT, self._handle)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
+
+    def _handle(self, *_: object) -> None:
+        if self.asked or not self.begun:
+            raise KeyboardInterrupt
+        self.asked = True
+        self.note("Stopping and saving; Ctrl-C again to stop at once.")
+
+    def __call__(self, event: "Event") -> None:
+        self.begun = self.begun or event.kind == "record"
+        if self.asked and event.kind in ("progress", "record"):
+            raise KeyboardInterrupt
+
+
+class Progress:
+    """A live line on a terminal, plain lines every few seconds elsewhere; on stderr in either case."""
+
+    def __init__(self, sizes: str):
+        self.sizes = sizes
+        self.console = Console(stderr=True, highlight=False)
+        self.status = self.console.status("", spinner="dots") if self.console.is_terminal else None
+        self.printed = -math.inf
+
+    def __enter__(self) -> "Progress":
+        if self.status:
+            self.status.start()
+            self.status.update("starting …")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.status:
+            self.status.stop()
+
+    def note(self, text: str) -> None:
+        """A line that stays."""
+        self.console.print(Text(text), soft_wrap=True)
+
+    def __call__(self, event: "Event") -> None:
+        if event.kind == "start" and event.message:
+            self.note(event.message)
+        elif event.kind == "phase":
+            self.note(f"{event.message}; compiling: {self.sizes} …")
+            if self.status:
+                self.status.update("compiling …")
+            self.printed = -math.inf
+        elif event.kind in ("record", "progress"):
+            if self.status:
+                self.status.update(Text(_line(event)))
+            elif time.monotonic() - self.printed >= LINE_SECONDS:
+                self.note(_line(event))
+                self.printed = time.monotonic()
+
+
+def _line(event: "Event") -> str:
+    """Where a run is, in one line."""
+    row = event.row
+    parts = [f"{row.get('method') or 'optimizer'}  step {row['step']:,}", f"loss {row['loss']:.2e}"]
+    for column, label in (("test_loss", "independent"), ("error", "error"), ("t", "t")):
+        if column in row:
+            parts.append(f"{label} {row[column]:.1e}")
+    parts.append(f"{_clock(row['seconds'] + row['compile_seconds'])} gone")
+    if event.left is not None:
+        parts.append(f"{_clock(max(event.left, 0.0))} left")
+    return "  ".join(parts)
+
+
+def draw(run: "Run", folder: Path) -> Path | None:
+    """The figure in the run folder; None, and a note, where matplotlib is missing."""
+    try:
+        from ravine import plots
+    except ImportError as error:
+        note(f"No figure was drawn: {error}. Try: pip install 'ravine[cli]'")
+        return None
+    path = folder / "figure.png"
+    try:
+        plots.save(run, path)
+    except OSError as error:
+        note(f"The figure could not be written: {error}")
+        return None
+    return path
+
+
+def report(run: "Run", folder: Path, figure: Path | None, as_json: bool) -> None:
+    """The result: one line of JSON on stdout, or a few lines for people."""
+    summary = run.summary()
+    if as_json:
+        line = {name: _finite(value) for name, value in summary.items()} | {"run": str(folder)}
+        print(json.dumps(line))
+        return
+    print(f"\n{run.stop.value}\n")
+    if summary["relative_l2"] is not None:
+        print(f"relative error   {summary['relative_l2']:.3e}")
+    independent = f"   (independent points: {summary['test_loss']:.3e})" if summary["test_loss"] is not None else ""
+    print(f"loss             {summary['loss']:.3e}{independent}")
+    print(f"method           {summary['method']}, {summary['steps']:,} steps, {summary['evaluations']:,} evaluations")
+    print(f"seconds          {summary['seconds']:.1f}, and {summary['compile_seconds']:.1f} to compile")
+    if figure:
+        print(f"figure           {figure}")
+    print(f"run              {folder}")
+
+
+# ------------------------------------------------------------------------------------------------------- words printed
+
+
+def note(text: str) -> None:
+    """A line on stderr."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def _stdout() -> Console:
+    return Console(highlight=False, width=None if sys.stdout.isatty() else 160)
+
+
+def _table(*columns: str, header: bool = True, right: bool = False) -> Table:
+    table = Table(box=box.SIMPLE_HEAD if header else None, show_header=header, pad_edge=False, header_style="bold")
+    for number, column in enumerate(columns):
+        table.add_column(
+            column,
+            style="bold" if number == 0 and not right else None,
+            no_wrap=number == 0,
+            justify="right" if right and column not in ("method",) else "left",
+        )
+    return table
+
+
+def _shown(name: str, value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.1f}" if "seconds" in name else f"{value:.2e}"
+    return f"{value:,}" if isinstance(value, int) else str("" if value is None else value)
+
+
+def _finite(value: Any) -> Any:
+    """NaN and infinity, which JSON does not have, become null."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _clock(seconds: float) -> str:
+    if seconds < 99.5:
+        return f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} m {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} m"
+
+
+def _budget(seconds: float | None) -> str:
+    return "until the phases end" if seconds is None else f"{seconds:g} s"
+
+
+def _newest() -> str:
+    """Run folders that could have been meant."""
+    found = (
+        sorted(Path("runs").glob("*/config.json"), key=lambda file: file.stat().st_mtime)
+        if Path("runs").is_dir()
+        else []
+    )
+    return f" The newest here: {', '.join(str(file.parent) for file in found[-3:])}." if found else ""
+
+
+def _version() -> str:
+    from ravine import __version__
+
+    return __version__
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command and returns its exit code."""
+    try:
+        result = app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
+    except cyclopts.CycloptsError as error:
+        note(f"ravine: {error} Try: ravine --help")
+        return 2
+    except Refusal as error:
+        note(f"ravine: {error}")
+        return 2
+    except KeyboardInterrupt:
+        note("ravine: interrupted.")
+        return 130
+    return result if isinstance(result, int) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

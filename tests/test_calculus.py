@@ -1,0 +1,160 @@
+"""Derivatives at a point against nested reverse mode."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import cases
+import oracles
+import ravine as rv
+from ravine.calculus import elementwise
+from ravine.models import MLP, Compose, Constrained, Fourier, Periodic, Scale
+
+POINT = jnp.array([0.3, -0.7])
+
+
+def net(inputs, activation=jnp.tanh):
+    return cases.network(inputs=inputs, width=4, depth=2, activation=activation)
+
+
+MODELS = {
+    "tanh": lambda: net(2),
+    "sin": lambda: net(2, jnp.sin),
+    "gelu": lambda: net(2, jax.nn.gelu),
+    "softplus": lambda: net(2, jax.nn.softplus),
+    "scale": lambda: Compose(Scale((-2.0, -1.0), (1.0, 3.0)), net(2)),
+    "periodic": lambda: Compose(Periodic(0, 2.0, harmonics=2), net(5)),
+    "fourier": lambda: Compose(Fourier(2, 3, key=jax.random.key(1)), net(6)),
+    "constrained": lambda: Constrained(
+        net(2), lambda z: jnp.sin(z[0]) * z[1] ** 2, lambda z: z[1] * (1 - z[0] ** 2) * jnp.exp(z[1])
+    ),
+    "nested": lambda: Constrained(
+        Compose(Scale((-1.0, -1.0), (1.0, 2.0)), Periodic(0, 2.0), net(3)), lambda z: z[0] ** 3, lambda z: z[1]
+    ),
+    "function": lambda: lambda z: jnp.exp(z[0]) * jnp.sin(2 * z[0] * z[1]) + z[1] ** 5,
+}
+
+FIRST_TWO = ((), (0,), (1,), (0, 0), (1, 1), (0, 1))
+HIGHER = ((0, 0, 0), (1, 1, 1, 1), (0, 0, 1))
+
+
+@functools.cache
+def exact(name, indices):
+    u = MODELS[name]()
+    return jax.device_get(jax.jit(lambda z: tuple(oracles.nested(u, z, index) for index in indices))(POINT))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_partials_of_first_and_second_order(name):
+    u = MODELS[name]()
+    found = jax.jit(lambda z: rv.partials(u, z, *FIRST_TWO))(POINT)
+    np.testing.assert_allclose(found, exact(name, FIRST_TWO), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["tanh", "sin", "gelu", "nested", "function"])
+def test_partials_of_third_and_fourth_order(name):
+    u = MODELS[name]()
+    found = jax.jit(lambda z: rv.partials(u, z, *HIGHER))(POINT)
+    np.testing.assert_allclose(found, exact(name, HIGHER), rtol=1e-9, atol=1e-11)
+
+
+def test_order_and_spelling_of_indices():
+    """Mixed derivatives commute; 0 means (0,); each answer stands where it was asked for."""
+    u = MODELS["function"]()
+    found = rv.partials(u, POINT, (1, 0), 0, (0, 1), (0,), ())
+    assert float(found[0]) == float(found[2])
+    assert float(found[1]) == float(found[3])
+    np.testing.assert_allclose(float(found[4]), float(u(POINT)))
+
+
+def test_partials_of_a_vector_valued_model():
+    u = cases.network(3, width=4)
+    value, mixed, second = jax.jit(lambda z: rv.partials(u, z, (), (0, 1), (1, 1)))(POINT)
+    hessian = jax.hessian(u)(POINT)
+    np.testing.assert_allclose(value, u(POINT))
+    np.testing.assert_allclose(mixed, hessian[:, 0, 1], rtol=1e-10)
+    np.testing.assert_allclose(second, hessian[:, 1, 1], rtol=1e-10)
+
+
+@pytest.mark.parametrize("name", ["tanh", "constrained", "periodic", "function"])
+def test_taylor_along_a_curved_line(name):
+    """s ↦ u(z + s a + s²/2 b + s³/6 c): the chain rule meets every derivative of the curve."""
+    u = MODELS[name]()
+    a, b, c = jnp.array([0.5, -1.0]), jnp.array([2.0, 0.3]), jnp.array([-1.0, 0.7])
+    line = lambda s: u(POINT + s * a + s**2 / 2 * b + s**3 / 6 * c)
+    value, ((first, second, third),) = jax.jit(lambda: rv.taylor(u, POINT, ((a, b, c),)))()
+    along = [line]
+    for _ in range(3):
+        along.append(jax.grad(along[-1]))
+    np.testing.assert_allclose([value, first, second, third], [f(0.0) for f in along], rtol=1e-10)
+
+
+@pytest.mark.parametrize("function", [jnp.tanh, jnp.sin, jax.nn.gelu, jnp.exp])
+def test_elementwise_against_faa_di_bruno_by_nesting(function):
+    z = jnp.array([0.2, -1.3])
+    curve = tuple(jnp.array(c) for c in ([0.7, -1.0], [0.3, 2.0], [-1.1, 0.4], [0.9, 0.2]))
+    _, (found,) = elementwise(function, z, (curve,))
+    line = lambda s, i: function(z[i] + sum(c[i] * s**k / f for c, k, f in zip(curve, (1, 2, 3, 4), (1, 2, 6, 24))))
+    for i in range(2):
+        g = lambda s, i=i: line(s, i)
+        for order in range(4):
+            g = jax.grad(g)
+            np.testing.assert_allclose(found[order][i], g(0.0), rtol=1e-9)
+
+
+def test_elementwise_refuses_order_five():
+    with pytest.raises(ValueError, match="order 5"):
+        elementwise(jnp.tanh, jnp.ones(1), ((jnp.ones(1),) * 5,))
+
+
+def test_partials_refuse_a_coordinate_that_does_not_exist():
+    with pytest.raises(ValueError, match=r"\(0, 2\).*2 coordinates, numbered 0 to 1"):
+        rv.partials(lambda z: z[0], POINT, (0, 2))
+
+
+@pytest.mark.parametrize("dimension", [2, 10])
+def test_operators(dimension):
+    """Gradient, Hessian diagonal, Laplacian and divergence; d = 10 takes the path for many coordinates."""
+    u = cases.network(inputs=dimension, width=5)
+    field = cases.network(dimension, inputs=dimension, width=5)
+    z = jnp.linspace(-0.5, 0.8, dimension)
+    slope, diagonal, laplace, div = jax.jit(
+        lambda z: (rv.gradient(u, z), rv.hessian_diagonal(u, z), rv.laplacian(u, z), rv.divergence(field, z))
+    )(z)
+    hessian = jax.jacrev(jax.jacrev(u))(z)
+    np.testing.assert_allclose(slope, jax.jacrev(u)(z), rtol=1e-10)
+    np.testing.assert_allclose(diagonal, jnp.diag(hessian), rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(laplace, jnp.trace(hessian), rtol=1e-9)
+    np.testing.assert_allclose(div, jnp.trace(jax.jacrev(field)(z)), rtol=1e-10)
+
+
+def test_divergence_of_the_gradient_is_the_laplacian():
+    u = MODELS["function"]()
+    found = rv.divergence(lambda x: rv.gradient(u, x), POINT)
+    np.testing.assert_allclose(found, rv.laplacian(u, POINT), rtol=1e-12)
+
+
+def test_a_harmonic_function():
+    """Re (x + iy)⁵ has no Laplacian."""
+    harmonic = lambda z: z[0] ** 5 - 10 * z[0] ** 3 * z[1] ** 2 + 5 * z[0] * z[1] ** 4
+    assert abs(float(rv.laplacian(harmonic, POINT))) < 1e-13
+
+
+def test_reverse_mode_through_partials():
+    """Gradients with respect to parameters pass through derivatives with respect to points."""
+    u = net(2)
+    loss = lambda model: rv.partials(model, POINT, (0, 0))[0]
+    plain = lambda model: jax.grad(lambda x: jax.grad(model)(x)[0])(POINT)[0]
+    for found, expected in zip(*(jax.tree.leaves(jax.jit(jax.grad(f))(u)) for f in (loss, plain)), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+def test_precision_is_that_of_the_point(dtype):
+    u = jax.tree.map(lambda leaf: leaf.astype(dtype), MLP(2, "scalar", width=3, depth=1, key=cases.KEY))
+    whole = Constrained(Compose(Scale((0.0, 0.0), (1.0, 2.0)), u), lambda z: z[0], lambda z: z[1])
+    for part in rv.partials(whole, POINT.astype(dtype), (), 0, (0, 0), (0, 1)):
+        assert part.dtype == dtype

@@ -1,0 +1,106 @@
+"""Boxes, their faces, and the maps from the unit cube."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import ravine as rv
+
+ends = st.tuples(st.floats(-1e6, 1e6), st.floats(1e-3, 1e6)).map(lambda pair: (pair[0], pair[0] + pair[1]))
+boxes = st.lists(ends, min_size=1, max_size=4)
+many = settings(max_examples=25, deadline=None, derandomize=True)
+
+
+def unit(count, dimension, seed=0):
+    """Points of the unit cube with its corners among them."""
+    x = np.random.default_rng(seed).uniform(size=(count, dimension))
+    x[0], x[-1] = 0, 1
+    return jnp.asarray(x)
+
+
+@many
+@given(boxes)
+def test_interior_points_lie_in_the_box_and_reach_its_corners(sides):
+    low, high = map(np.array, zip(*sides, strict=True))
+    box = rv.Box(low, high)
+    region = box.interior()
+    x = np.asarray(region.place(unit(8, region.dimension)))
+    assert x.shape == (8, len(sides))
+    slack = 1e-12 * np.maximum(np.abs(low), np.abs(high))
+    assert (x >= low - slack).all()
+    assert (x <= high + slack).all()
+    np.testing.assert_array_equal(x[0], low)
+    np.testing.assert_array_equal(x[-1], high)
+    np.testing.assert_allclose(box.volume, np.prod(high - low))
+
+
+@many
+@given(boxes, st.booleans())
+def test_boundary_points_lie_exactly_on_faces_evenly_shared(sides, time):
+    if time and len(sides) == 1:
+        return
+    low, high = map(np.array, zip(*sides, strict=True))
+    region = rv.Box(low, high).boundary(time=time)
+    space = len(sides) - time
+    per_face = 3
+    x = np.asarray(region.place(unit(2 * space * per_face, region.dimension)))
+    on_face = [x[:, axis] == end[axis] for axis in range(space) for end in (low, high)]
+    assert np.any(on_face, axis=0).all()
+    # Each face has its run of three points (corners may count for more).
+    assert all(face.sum() >= per_face for face in on_face)
+
+
+def test_boundary_in_one_dimension_is_both_ends():
+    region = rv.Box((-1.0,), (2.0,)).boundary()
+    assert region.dimension == 0
+    assert np.asarray(region.place(jnp.zeros((4, 0))))[:, 0].tolist() == [-1.0, -1.0, 2.0, 2.0]
+
+
+def test_initial_slice_is_the_first_time():
+    box = rv.Box((-1.0, 0.5), (1.0, 2.0))
+    region = box.region("initial", time=True)
+    x = np.asarray(region.place(unit(5, 1)))
+    assert (x[:, 1] == 0.5).all()
+    np.testing.assert_allclose(x[:, 0], 2 * np.asarray(unit(5, 1))[:, 0] - 1)
+
+
+def test_time_has_no_faces():
+    x = np.asarray(rv.Box((-1.0, 0.0), (1.0, 3.0)).boundary(time=True).place(unit(40, 1)))
+    assert set(x[:, 0]) == {-1.0, 1.0}
+    assert x[:, 1].min() == 0.0
+    assert x[:, 1].max() == 3.0
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("high", [False, True])
+def test_one_face(axis, high):
+    low, upper = (0.0, 1.0, 2.0), (10.0, 20.0, 30.0)
+    region = rv.Box(low, upper).face(axis, high=high)
+    x = np.asarray(region.place(unit(6, 2)))
+    assert (x[:, axis] == (upper if high else low)[axis]).all()
+    others = [other for other in range(3) if other != axis]
+    scaled = (x[:, others] - np.array(low)[others]) / (np.array(upper) - np.array(low))[others]
+    np.testing.assert_allclose(scaled, unit(6, 2), atol=1e-14)
+
+
+@pytest.mark.parametrize(
+    "low,high",
+    [((0.0,), (0.0,)), ((1.0,), (0.0,)), ((0.0, 0.0), (1.0,)), ((np.nan,), (1.0,)), ((0.0,), (np.inf,))],
+)
+def test_corners_that_span_no_box(low, high):
+    with pytest.raises(ValueError, match="Box: "):
+        rv.Box(low, high)
+
+
+def test_unknown_region():
+    with pytest.raises(ValueError, match="no region 'corner'; choose from interior, boundary, initial"):
+        rv.Box((0.0,), (1.0,)).region("corner")
+
+
+def test_float32_points_stay_float32_and_hit_the_ends():
+    region = rv.Box((0.1,), (0.7,)).interior()
+    x = region.place(jnp.array([[0.0], [1.0]], jnp.float32))
+    assert x.dtype == jnp.float32
+    np.testing.assert_array_equal(x[:, 0], np.array([0.1, 0.7], np.float32))

@@ -1,0 +1,106 @@
+"""Figures show what the run holds: the numbers drawn are compared with the numbers known."""
+
+import dataclasses
+import inspect
+
+import jax
+import numpy as np
+import pytest
+from matplotlib.colors import LogNorm
+
+import ravine as rv
+from ravine import plots
+
+
+def trained(name, **options):
+    phases = [rv.Phase(rv.sgd(), steps=3, name="sgd"), rv.Phase(rv.adam(), steps=2, name="adam")]
+    return rv.train(rv.problems.make(name, **options), phases, key=jax.random.key(0))
+
+
+@pytest.fixture(scope="module")
+def line():
+    return trained("poisson1d", points=16, width=4, depth=1)
+
+
+@pytest.fixture(scope="module")
+def plane():
+    return trained("burgers", points=16, width=4, depth=1, sampling="fixed")
+
+
+@pytest.fixture(scope="module")
+def bare():
+    return trained("rosenbrock")
+
+
+def panels(figure):
+    return {axes.get_title(loc="left"): axes for axes in figure.findobj(plots.Axes) if axes.get_title(loc="left")}
+
+
+def test_panels_of_one_coordinate(line):
+    found = panels(plots.solution(line))
+    assert set(found) == {"Solution u(x)", "Pointwise error |u − u*|", "Convergence"}
+    (x,) = line.problem.reference.axes
+    curve = found["Solution u(x)"].get_lines()[1].get_ydata()
+    assert np.allclose(curve, jax.vmap(line.model)(x[:, None]), rtol=1e-12)
+
+
+def test_panels_of_two_coordinates(plane):
+    found = panels(plots.solution(plane))
+    assert set(found) == {"Solution u(x, t)", "Pointwise error |u − u*|", "Training points", "Convergence"}
+    reference = plane.problem.reference
+    error = np.abs(np.asarray(jax.vmap(plane.model)(reference.points)).reshape(257, 101) - reference.values)
+    (mesh,) = found["Pointwise error |u − u*|"].collections
+    assert isinstance(mesh.norm, LogNorm)
+    shown = np.asarray(mesh.get_array()).reshape(257, 101)  # x upwards, t to the right
+    clear = error > mesh.norm.vmin
+    assert np.allclose(shown[clear], error[clear], rtol=1e-9)
+    assert mesh.norm.vmax >= error.max()
+    (cloud,) = found["Training points"].collections
+    points = np.asarray(plane.position.carry.sampler.batch["pde"])
+    assert np.allclose(cloud.get_offsets(), points[:, ::-1])
+    assert found["Training points"].get_xlabel() == "t"
+
+
+def test_only_convergence_without_a_grid(bare):
+    figure = plots.solution(bare)
+    assert set(panels(figure)) == {"Convergence"}
+
+
+def test_convergence_shows_the_history_and_its_phases(line):
+    axes = panels(plots.solution(line))["Convergence"]
+    lines = {drawn.get_label().split("  ")[0]: drawn for drawn in axes.get_lines() if drawn.get_label()[0] != "_"}
+    wall = line.history["seconds"] + line.history["compile_seconds"]
+    columns = {"loss": "loss", "loss on independent points": "test_loss", "relative error": "error"}
+    assert set(lines) == set(columns)
+    for label, column in columns.items():
+        assert np.array_equal(lines[label].get_xdata(), wall)
+        assert np.array_equal(lines[label].get_ydata(), line.history[column])
+    assert {text.get_text() for text in axes.texts} == {"sgd", "adam"}
+
+
+@pytest.mark.parametrize("broken", [np.nan, np.inf, 0.0])
+def test_losses_that_are_no_positive_numbers(bare, broken):
+    rows = [*bare.history.rows, {**bare.history.rows[-1], "loss": broken, "error": broken}]
+    plots.solution(dataclasses.replace(bare, history=rv.History(rows)))
+    rows = [{**row, "loss": broken, "test_loss": broken, "error": broken} for row in bare.history.rows]
+    plots.solution(dataclasses.replace(bare, history=rv.History(rows)))
+
+
+def test_a_single_row(bare):
+    plots.solution(dataclasses.replace(bare, history=rv.History(bare.history.rows[:1])))
+
+
+def test_a_model_that_is_nowhere_finite(plane):
+    lost = dataclasses.replace(plane, theta=plane.theta * np.nan)
+    plots.solution(lost)
+
+
+@pytest.mark.parametrize("ending", ["png", "pdf", "svg"])
+def test_save(bare, tmp_path, ending):
+    path = tmp_path / f"figure.{ending}"
+    plots.save(bare, path)
+    assert path.stat().st_size > 5_000
+
+
+def test_no_global_state():
+    assert "pyplot" not in inspect.getsource(plots).split('"""', 2)[2]

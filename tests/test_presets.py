@@ -1,0 +1,220 @@
+"""Every preset on every small problem, and what holds for all of them."""
+
+import functools
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import cases
+import ravine as rv
+
+# By which factor the loss falls at least in so many steps.
+STEPS = 40
+FACTORS = {"adam": 2, "sgd": 1.3, "gradient_descent": 1.5}
+SEARCHING = ("lbfgs", "bfgs", "ssbfgs", "ssbroyden")
+
+
+@functools.cache
+def trained(method, problem):
+    optimizer = cases.OPTIMIZERS[method]()
+    return rv.train(cases.PROBLEMS[problem](), rv.Phase(optimizer, steps=STEPS, name=method), key=cases.KEY)
+
+
+@pytest.mark.parametrize("problem", cases.PROBLEMS)
+@pytest.mark.parametrize("method", cases.OPTIMIZERS)
+def test_every_preset_on_every_problem(method, problem):
+    run = trained(method, problem)
+    loss = run.history["loss"]
+    assert np.isfinite(loss).all()
+    assert np.isfinite(run.theta).all()
+    assert run.stop in (rv.Stop.STEPS, rv.Stop.STATIONARY, rv.Stop.SEARCH_FAILED)
+    factor = FACTORS.get(method, 5)
+    if problem == "classes":  # separable data: the loss creeps to zero
+        factor = 1 + (factor - 1) / 10
+    assert loss[-1] < loss[0] / factor, run.summary()
+
+
+@pytest.mark.parametrize("problem", cases.PROBLEMS)
+@pytest.mark.parametrize("method", [name for name in rv.METHODS if name not in ("adam", "sgd")])
+def test_methods_with_a_search_never_go_up(method, problem):
+    loss = trained(method, problem).history["loss"]
+    assert (np.diff(loss) <= 1e-14 * np.abs(loss[:-1])).all()
+
+
+# -------------------------------------------------------------------------------------------------- one small step
+
+
+def cubic(params, points):
+    return jnp.stack([params["a"] ** 2 - 1.0, params["b"] * params["a"] - 0.5, params["b"] + 0.1])
+
+
+def small():
+    """Three residuals of two parameters."""
+    return rv.Objective.from_residuals(cubic, {"a": jnp.array(1.7), "b": jnp.array(-0.4)})
+
+
+@pytest.mark.parametrize("method", cases.OPTIMIZERS)
+def test_jit_changes_nothing_but_rounding(method):
+    objective, theta = small()
+    optimizer = cases.OPTIMIZERS[method]()
+    state = optimizer.init(objective, theta)
+    compiled = eqx.filter_jit(optimizer.step)(objective, theta, state, None, key=cases.KEY)
+    with jax.disable_jit():
+        plain = optimizer.step(objective, theta, state, None, key=cases.KEY)
+    # The fingerprint of the point changes with its last bit.
+    strip = lambda out: eqx.filter(eqx.tree_at(lambda o: o[1].known, out, None, is_leaf=lambda x: x is None), eqx.is_array)
+    for a, b in zip(*(jax.tree.leaves(strip(out)) for out in (compiled, plain)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("method", cases.OPTIMIZERS)
+def test_order_of_points_and_terms_does_not_matter(method):
+    """The objective is a sum: two steps from any order agree to rounding."""
+    line = lambda c, z: c["a"] * z[0] ** 2 + jnp.tanh(c["b"] * z[1])
+    one = rv.Term("one", lambda c, z: line(c, z) - z[0])
+    two = rv.Term("two", lambda c, z: line(c, z) * z[0] + 0.3, weight=3.0)
+    x, y = cases.points(0, 7), cases.points(1, 4)
+    model = {"a": jnp.array(0.4), "b": jnp.array([1.1])[0]}
+    shuffle = jnp.array([3, 0, 6, 2, 5, 1, 4])
+    found = []
+    for terms, batch in (((one, two), {"one": x, "two": y}), ((two, one), {"one": x[shuffle], "two": y[::-1]})):
+        objective, theta = rv.Objective.from_terms(terms, model)
+        thetas, _ = cases.walk(cases.OPTIMIZERS[method](), objective, theta, batch, 2)
+        found.append(thetas[-1])
+    np.testing.assert_allclose(*found, rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize("method", ["adam", "ssbroyden", "lbfgs", "levenberg_marquardt"])
+def test_any_pytree_reaches_the_same_parameters(method):
+    """The same network as a dictionary, as Flax parameters and as an Equinox module."""
+    linen = pytest.importorskip("flax.linen")
+    x = jnp.linspace(-1, 1, 6)[:, None]
+    y = jnp.sin(2 * x[:, 0])
+    equinox = rv.models.MLP(1, 1, width=3, depth=1, key=cases.KEY)
+    flax = linen.Sequential([linen.Dense(3, param_dtype=float), jnp.tanh, linen.Dense(1, param_dtype=float)])
+    dense = lambda i: {"kernel": equinox.weights[i].T, "bias": equinox.biases[i]}
+    params = {"params": {"layers_0": dense(0), "layers_2": dense(1)}}
+    plain = {"w": list(equinox.weights), "b": list(equinox.biases)}
+
+    def by_hand(p, z):
+        return (p["w"][1] @ jnp.tanh(p["w"][0] @ z + p["b"][0]) + p["b"][1])[0]
+
+    models = {
+        "equinox": (equinox, lambda u, z: u(z)[0]),
+        "flax": (params, lambda p, z: flax.apply(p, z)[0]),
+        "dict": (plain, by_hand),
+    }
+    found = {}
+    for name, (model, call) in models.items():
+        term = rv.Term("fit", lambda m, pair, call=call: call(m, pair[0]) - pair[1])
+        objective, theta = rv.Objective.from_terms([term], model)
+        thetas, _ = cases.walk(cases.OPTIMIZERS[method](), objective, theta, {"fit": (x, y)}, 4)
+        trained = objective.model(jnp.asarray(thetas[-1]))
+        assert jax.tree.structure(trained) == jax.tree.structure(model)
+        found[name] = jnp.stack([call(trained, z) for z in x])
+    np.testing.assert_allclose(found["flax"], found["equinox"], rtol=1e-8, atol=1e-10)
+    np.testing.assert_allclose(found["dict"], found["equinox"], rtol=1e-8, atol=1e-10)
+
+
+# ----------------------------------------------------------------------------------------------------------- counts
+
+
+class Counter:
+    """A loss that counts how often it is evaluated, and how often its gradient is."""
+
+    def __init__(self):
+        self.evaluations = self.gradients = 0
+
+        def counted(x):
+            jax.debug.callback(self._evaluated)
+            return x
+
+        def backward(_, g):
+            jax.debug.callback(self._differentiated)
+            return (g,)
+
+        self.mark = jax.custom_vjp(counted)
+        self.mark.defvjp(lambda x: (counted(x), None), backward)
+
+    def _evaluated(self):
+        self.evaluations += 1
+
+    def _differentiated(self):
+        self.gradients += 1
+
+    def __call__(self, x, _):
+        return self.mark(jnp.sum(100 * (x[1:] - x[:-1] ** 2) ** 2 + (1 - x[:-1]) ** 2))
+
+
+@pytest.mark.parametrize("method", ["gradient_descent", "adam", "sgd", *SEARCHING])
+def test_reported_work_is_the_work_done(method):
+    """Evaluations and gradients are counted inside the loss, as they happen, and compared with `info.work`."""
+    counter = Counter()
+    objective, theta = rv.Objective.from_loss(counter, jnp.array([-1.2, 1.0]))
+    optimizer = {"adam": lambda: rv.adam(1e-3), "sgd": lambda: rv.sgd(1e-4)}.get(method, rv.METHODS[method])()
+    step, state = eqx.filter_jit(optimizer.step), optimizer.init(objective, theta)
+    for number in range(12):
+        before = counter.evaluations, counter.gradients
+        theta, state, info = jax.block_until_ready(step(objective, theta, state, None, key=cases.KEY))
+        jax.effects_barrier()
+        counts = info.work.counts()
+        assert counter.gradients - before[1] == counts["gradients"]
+        assert counter.evaluations - before[0] == counts["evaluations"]
+        if method in SEARCHING and number > 0 and counts["inner"] == 0:
+            assert (counts["evaluations"], counts["gradients"]) == (1, 1)  # the first trial was accepted
+
+
+@pytest.mark.parametrize("method", SEARCHING)
+def test_most_quasi_newton_steps_cost_one_gradient(method):
+    objective, theta, matrix = cases.quadratic([1.0, 2.0, 3.0, 4.0], rotation=5)
+    _, infos = cases.walk(rv.METHODS[method](), objective, theta, matrix, 12)
+    counts = [info.work.counts() for info in infos if info.grad_norm > 1e-6]
+    assert counts[0]["gradients"] == 2 + counts[0]["inner"]
+    assert all(c["gradients"] == c["evaluations"] == 1 + c["inner"] for c in counts[1:])
+    assert np.median([c["gradients"] for c in counts[1:]]) == 1
+
+
+@pytest.mark.parametrize("method", ["adam", "sgd"])
+def test_work_of_methods_without_a_search(method):
+    objective, theta = small()
+    _, infos = cases.walk(cases.OPTIMIZERS[method](), objective, theta, None, 3)
+    expected = {"evaluations": 1, "gradients": 1, "rows": 0, "inner": 0}
+    assert all(info.work.counts() == expected for info in infos)
+
+
+@pytest.mark.parametrize("method", ["gauss_newton", "levenberg_marquardt"])
+def test_work_of_gauss_newton_methods(method):
+    """One Jacobian of three rows and one gradient a step; an evaluation for each trial; a factorisation each."""
+    objective, theta = small()
+    _, infos = cases.walk(cases.OPTIMIZERS[method](), objective, theta, None, 4)
+    for info in infos:
+        counts = info.work.counts()
+        trials = counts["evaluations"] - 1
+        assert trials >= 1
+        assert counts["rows"] == 3
+        assert counts["gradients"] == 1
+        # Gauss–Newton factorises once and then searches a line; Levenberg–Marquardt factorises for each trial.
+        assert counts["inner"] == (trials if method == "gauss_newton" else trials - 1)
+
+
+@pytest.mark.parametrize("method", cases.OPTIMIZERS)
+def test_info_is_what_happened(method):
+    """Norms, values and t as reported against what can be seen from outside."""
+    objective, theta = small()
+    thetas, infos = cases.walk(cases.OPTIMIZERS[method](), objective, theta, None, 2)
+    searching = method not in ("adam", "sgd")
+    for before, after, info in zip(thetas, thetas[1:], infos, strict=False):
+        np.testing.assert_allclose(info.step_norm, np.linalg.norm(after - before), rtol=1e-10)
+        gradient = jax.grad(lambda at: objective(at, None))(jnp.asarray(before))
+        np.testing.assert_allclose(info.grad_norm, jnp.linalg.norm(gradient), rtol=1e-10)
+        np.testing.assert_allclose(info.value, objective(jnp.asarray(after if searching else before), None), rtol=1e-10)
+        assert bool(info.finite)
+        assert int(info.failures) == 0
+
+
+def test_methods_table_names_presets_as_people_say():
+    assert list(rv.METHODS) == [preset.__name__ for preset in rv.METHODS.values()]
+    assert all(isinstance(preset(), rv.Optimizer) for preset in rv.METHODS.values())

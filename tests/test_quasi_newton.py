@@ -1,0 +1,215 @@
+"""Quasi-Newton updates against textbook formulas, and the identities that tie the methods together."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import cases
+import oracles
+import ravine as rv
+from ravine.optim.quasi_newton import _DenseState, self_scaled, self_scaled_broyden, unscaled
+from ravine.optim.search import Search
+
+FAMILY = {"bfgs": unscaled, "ssbfgs": self_scaled, "ssbroyden": self_scaled_broyden}
+
+
+class Exact(Search):
+    """The exact minimiser along a line, of a quadratic: t = −⟨∇L, d⟩/⟨d, Ad⟩."""
+
+    gives_value = True
+    gives_grad = True
+
+    def init(self, dtype):
+        return None
+
+    def __call__(self, phi, state):
+        d = phi.path(jnp.ones((), phi.theta.dtype))
+        t = -phi.slope / jnp.dot(d, phi.here.hessian_product(d))
+        value, grad = phi.value_and_grad(t * d)
+        return t, rv.Found(t * d, value, grad, rv.Work(1, 1), jnp.array(False)), None
+
+
+def problem(seed: int, n: int = 6):
+    """A random SPD inverse H, a downhill direction's step s = −tHg and a y with yᵀs > 0; t and g as well."""
+    rng = np.random.default_rng(seed)
+    root = rng.normal(size=(n, n))
+    inverse = root @ root.T + 0.1 * np.eye(n)
+    grad, t = rng.normal(size=n), rng.uniform(0.1, 2)
+    s = -t * inverse @ grad
+    other = rng.normal(size=(n, n))
+    # Curvature well below, near, and well above that of H⁻¹, so that every branch of the scalings is met.
+    y = 10.0 ** rng.uniform(-2, 2) * (other @ other.T + 0.1 * np.eye(n)) @ s / n
+    return inverse, s, y, t, grad
+
+
+def updated(update, inverse, s, y, t, grad):
+    """H⁺ as the library computes it after an accepted step of length t."""
+    objective, theta = rv.Objective.from_loss(lambda x, _: jnp.sum(x**2), jnp.ones(s.size))
+    previous = rv.Previous(
+        jnp.asarray(s), jnp.asarray(y), jnp.asarray(grad), jnp.asarray(t), jnp.array(False), jnp.int32(3)
+    )
+    direction = rv.Broyden(update)
+    state = _DenseState(jnp.asarray(inverse), jnp.array(False))
+    lin = objective.linearise(theta, None, value=jnp.ones(()), grad=jnp.asarray(grad + y))
+    path, state = direction(lin, theta, state, previous, key=cases.KEY)
+    np.testing.assert_allclose(path.direction, -state.inverse @ lin.grad, rtol=1e-10)
+    return np.asarray(state.inverse)
+
+
+@pytest.mark.parametrize("name", FAMILY)
+@pytest.mark.parametrize("seed", range(6))
+def test_update_is_the_textbook_formula(name, seed):
+    inverse, s, y, t, grad = problem(seed)
+    b = s @ np.linalg.solve(inverse, s) / (y @ s)
+    tau, phi = {
+        "bfgs": (1.0, 1.0),
+        "ssbfgs": (min(1.0, 1 / b), 1.0),
+        "ssbroyden": oracles.self_scaled_numbers(inverse, s, y),
+    }[name]
+    exact = oracles.broyden_family(inverse, s, y, tau, phi)
+    found = updated(FAMILY[name], inverse, s, y, t, grad)
+    np.testing.assert_allclose(found, exact, rtol=1e-8, atol=1e-9 * np.abs(exact).max())
+
+
+def test_every_branch_of_the_scaling_is_met():
+    """The random pairs above reach θ ≤ 0 and θ > 0, and scalings with and without effect."""
+    numbers = [oracles.self_scaled_numbers(*problem(seed)[:3]) for seed in range(6)]
+    assert {phi > 1 for _, phi in numbers} == {True, False}
+    assert {tau < 0.99 for tau, _ in numbers} == {True, False} or all(tau < 1 for tau, _ in numbers)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_family_with_unit_numbers_is_bfgs(seed):
+    inverse, s, y, t, grad = problem(seed)
+    found = updated(lambda s, y, hy, b: (jnp.ones(()), jnp.ones(())), inverse, s, y, t, grad)
+    exact = oracles.bfgs_product(inverse, s, y)
+    np.testing.assert_allclose(found, exact, rtol=1e-9, atol=1e-10 * np.abs(exact).max())
+
+
+@pytest.mark.parametrize("name", FAMILY)
+@pytest.mark.parametrize("seed", range(10, 14))
+def test_secant_equation_symmetry_and_positive_definiteness(name, seed):
+    inverse, s, y, t, grad = problem(seed)
+    found = updated(FAMILY[name], inverse, s, y, t, grad)
+    np.testing.assert_allclose(found @ y, s, atol=1e-9 * np.linalg.norm(s) * np.linalg.cond(inverse) ** 0.5)
+    np.testing.assert_allclose(found, found.T, atol=1e-12 * np.abs(found).max())
+    assert np.linalg.eigvalsh((found + found.T) / 2).min() > 0
+
+
+@pytest.mark.parametrize("name", FAMILY)
+def test_bad_curvature_leaves_the_inverse_alone(name):
+    inverse, s, y, t, grad = problem(1)
+    np.testing.assert_array_equal(updated(FAMILY[name], inverse, s, -y, t, grad), inverse)
+    # The guard is relative: a tiny pair of good curvature is used.
+    tiny = updated(FAMILY[name], inverse, 1e-12 * s, 1e-12 * y, 1e-12 * t, grad)
+    assert np.abs(tiny - inverse).max() > 1e-3 * np.abs(inverse).max()
+
+
+# ------------------------------------------------------------------------------------------------ whole iterations
+
+
+@pytest.mark.parametrize("method", ["bfgs", "lbfgs"])
+def test_terminates_in_n_steps_with_exact_line_search(method):
+    """On a quadratic the steps are those of conjugate gradients, which end after n."""
+    n = 6
+    objective, theta, matrix = cases.quadratic(np.geomspace(0.5, 20, n), rotation=0)
+    direction = rv.Broyden(unscaled) if method == "bfgs" else rv.LBFGS(n)
+    thetas, infos = cases.walk(rv.Optimizer(direction, Exact()), objective, theta, matrix, n)
+    errors = [np.linalg.norm(at - 1) for at in thetas]
+    assert errors[-1] < 1e-9
+    assert errors[-2] > 1e-6
+    # Successive steps are conjugate.
+    steps = np.diff(thetas, axis=0)
+    gram = steps @ np.asarray(matrix) @ steps.T
+    size = np.sqrt(np.diag(gram))
+    np.testing.assert_allclose(gram / size / size[:, None], np.eye(n), atol=1e-7)
+
+
+def test_bfgs_learns_the_inverse_hessian_of_a_quadratic():
+    n = 5
+    objective, theta, matrix = cases.quadratic(np.geomspace(0.5, 5, n), rotation=1)
+    optimizer = rv.Optimizer(rv.Broyden(unscaled), Exact())
+    state = optimizer.init(objective, theta)
+    step = eqx.filter_jit(optimizer.step)
+    for number in range(n):
+        theta, state, _ = step(objective, theta, state, matrix, key=cases.KEY)
+    last = state.previous
+    lin = objective.linearise(theta, matrix)
+    _, state = optimizer.direction(lin, theta, state.direction, last, key=cases.KEY)
+    np.testing.assert_allclose(state.inverse @ matrix, np.eye(n), atol=1e-6)
+
+
+def rosenbrock(x, _):
+    return jnp.sum(100 * (x[1:] - x[:-1] ** 2) ** 2 + (1 - x[:-1]) ** 2)
+
+
+START = jnp.array([-1.2, 1.0, -1.2, 1.0])
+
+
+def test_full_memory_lbfgs_is_bfgs():
+    objective, theta = rv.Objective.from_loss(rosenbrock, START)
+    dense, _ = cases.walk(rv.Optimizer(rv.Broyden(unscaled, scale=False), rv.Wolfe()), objective, theta, None, 25)
+    limited, _ = cases.walk(rv.Optimizer(rv.LBFGS(30, scale=False), rv.Wolfe()), objective, theta, None, 25)
+    np.testing.assert_allclose(dense[:15], limited[:15], rtol=1e-8)
+    np.testing.assert_allclose(dense, limited, rtol=1e-4)
+
+
+def test_limited_memory_forgets_the_oldest_pair():
+    """The two-loop recursion on a wrapped buffer against products of the pairs that are still in it."""
+    rng = np.random.default_rng(3)
+    n, memory, seen = 5, 3, 7
+    root = rng.normal(size=(n, n))
+    matrix = root @ root.T + np.eye(n)
+    direction = rv.LBFGS(memory)
+    objective, theta = rv.Objective.from_loss(lambda x, _: jnp.sum(x), jnp.zeros(n))
+    state, pairs = direction.init(objective, theta), []
+    for count in range(1, seen + 1):
+        s, grad = rng.normal(size=n), rng.normal(size=n)
+        pairs.append((s, matrix @ s))
+        previous = rv.Previous(
+            jnp.asarray(s), jnp.asarray(matrix @ s), jnp.asarray(grad), jnp.ones(()), jnp.array(False), jnp.int32(count)
+        )
+        lin = objective.linearise(theta, None, value=jnp.ones(()), grad=jnp.asarray(grad))
+        path, state = direction(lin, theta, state, previous, key=cases.KEY)
+    s, y = pairs[-1]
+    inverse = (s @ y) / (y @ y) * np.eye(n)
+    for s, y in pairs[-memory:]:
+        inverse = oracles.bfgs_product(inverse, s, y)
+    np.testing.assert_allclose(path.direction, -inverse @ grad, rtol=1e-10)
+
+
+@pytest.mark.parametrize("name", ["bfgs", "ssbfgs", "ssbroyden", "lbfgs"])
+def test_pairs_never_mix_batches(name):
+    """With a new batch at each step, y is still the gradient difference on one batch: here that is A s, exactly."""
+    matrix = jnp.diag(jnp.array([1.0, 3.0, 0.5]))
+    # The batch moves the minimum far away; the Hessian stays.
+    loss = lambda x, shift: jnp.dot(x - shift, matrix @ (x - shift)) / 2
+    objective, theta = rv.Objective.from_loss(loss, jnp.zeros(3))
+    optimizer = rv.METHODS[name]()
+    state, step = optimizer.init(objective, theta), eqx.filter_jit(optimizer.step)
+    for number in range(5):
+        shift = 10 * jax.random.normal(jax.random.key(number), (3,))
+        before = theta
+        theta, state, info = step(objective, theta, state, shift, key=cases.KEY)
+        previous = state.previous
+        np.testing.assert_allclose(previous.s, theta - before, atol=1e-12)
+        np.testing.assert_allclose(previous.y, matrix @ previous.s, atol=1e-11)
+        np.testing.assert_allclose(previous.grad, matrix @ (before - shift), atol=1e-11)
+        # The gradient at the new point on the new batch has to be computed afresh: one more than on a held batch.
+        assert int(info.work.gradients) == 1 + int(info.work.inner) + 1
+
+
+def test_failed_search_starts_again_from_steepest_descent():
+    objective, theta = rv.Objective.from_loss(rosenbrock, START)
+    inverse, s, y, t, grad = problem(1, 4)
+    previous = rv.Previous(
+        jnp.asarray(s), jnp.asarray(y), jnp.asarray(grad), jnp.asarray(t), jnp.array(True), jnp.int32(3)
+    )
+    lin = objective.linearise(theta, None)
+    path, state = rv.Broyden(unscaled)(
+        lin, theta, _DenseState(jnp.asarray(inverse), jnp.array(False)), previous, key=cases.KEY
+    )
+    np.testing.assert_array_equal(state.inverse, np.eye(4))
+    np.testing.assert_allclose(path.direction, -lin.grad / jnp.linalg.norm(lin.grad))

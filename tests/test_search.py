@@ -1,0 +1,276 @@
+"""Line searches on functions that are meant to break them, damping, and learning rates."""
+
+import functools
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import cases
+import ravine as rv
+from ravine.optim.path import Along, Line
+
+SCALES = (1e-3, 1e-1, 1.0, 1e1, 1e3)
+
+
+class Profile:
+    """A function of one number as an objective, searched from zero along a line of any length."""
+
+    def __init__(self, function):
+        self.function = function
+        self.slope = jax.grad(function)
+        self.objective, self.theta = rv.Objective.from_loss(lambda x, _: function(x[0]), jnp.zeros(1))
+
+    @functools.cached_property
+    def _compiled(self):
+        @eqx.filter_jit
+        def run(search, state, scale):
+            lin = self.objective.linearise(self.theta, None)
+            path = Line(scale * jnp.ones(1), lin.grad)
+            return search(Along(self.objective, self.theta, None, path, lin), state)
+
+        return run
+
+    def search(self, search, scale, state=None):
+        """The accepted t, what was found, and the search's next state; `scale` is the first trial."""
+        state = search.init(jnp.float64) if state is None else state
+        return jax.device_get(self._compiled(search, state, jnp.asarray(scale)))
+
+
+@functools.cache
+def profile(table, name):
+    return Profile((cases.MORE_THUENTE if table == "more_thuente" else cases.AWKWARD)[name])
+
+
+def check_wolfe(profile, search, t, found, scale, *, curvature=True):
+    """The conditions, with exact values and slopes, in the variable x = t·scale."""
+    assert not found.failed
+    x = float(found.step[0])
+    np.testing.assert_allclose(x, float(t) * scale, rtol=1e-12)
+    f, slope = (lambda at: float(profile.function(jnp.asarray(at)))), (lambda at: float(profile.slope(jnp.asarray(at))))
+    assert x > 0
+    np.testing.assert_allclose(float(found.value), f(x), rtol=1e-12)
+    assert f(x) <= f(0.0) + search.decrease * x * slope(0.0) + 4e-16 * abs(f(0.0))
+    if curvature:
+        np.testing.assert_allclose(float(found.grad[0]), slope(x), rtol=1e-9, atol=1e-12 * abs(slope(0.0)))
+        assert abs(slope(x)) <= search.curvature * abs(slope(0.0)) * (1 + 1e-12)
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("name", cases.MORE_THUENTE)
+def test_wolfe_on_more_and_thuente(name, scale):
+    search = rv.Wolfe()
+    t, found, _ = profile("more_thuente", name).search(search, scale)
+    check_wolfe(profile("more_thuente", name), search, t, found, scale)
+
+
+@pytest.mark.parametrize("name", cases.MORE_THUENTE)
+def test_strict_wolfe_on_more_and_thuente(name):
+    """A search with small c₂ has to find a minimiser."""
+    search = rv.Wolfe(decrease=1e-4, curvature=0.1)
+    t, found, _ = profile("more_thuente", name).search(search, 1.0)
+    check_wolfe(profile("more_thuente", name), search, t, found, 1.0)
+
+
+@pytest.mark.parametrize("scale", [1e-2, 1.0, 1e2])
+@pytest.mark.parametrize("name", [name for name in cases.AWKWARD if name not in ("infinite_beyond", "kink")])
+def test_wolfe_on_awkward_functions(name, scale):
+    search = rv.Wolfe()
+    t, found, _ = profile("awkward", name).search(search, scale)
+    check_wolfe(profile("awkward", name), search, t, found, scale)
+
+
+@pytest.mark.parametrize("scale", [1e-2, 1.0, 1e2])
+@pytest.mark.parametrize("name", ["infinite_beyond", "kink"])
+def test_wolfe_takes_a_decrease_where_no_point_is_flat_enough(name, scale):
+    """No point satisfies the curvature condition here; the best sufficient decrease is taken instead."""
+    search = rv.Wolfe()
+    t, found, _ = profile("awkward", name).search(search, scale)
+    check_wolfe(profile("awkward", name), search, t, found, scale, curvature=False)
+
+
+def test_wolfe_on_a_function_without_bound():
+    """−x falls for ever: a long step is taken, and the search ends."""
+    p = Profile(lambda x: -x)
+    t, found, _ = p.search(rv.Wolfe(trials=10), 1.0)
+    assert not found.failed
+    assert float(found.value) <= -1
+    assert int(found.work.evaluations) <= 10
+
+
+@pytest.mark.parametrize("search", [rv.Wolfe(), rv.Armijo()])
+@pytest.mark.parametrize("function", [lambda x: x, lambda x: jnp.zeros_like(x), lambda x: jnp.abs(x) ** 1.5])
+def test_no_descent_is_a_failure_with_a_zero_step(function, search):
+    """Uphill, flat, or at the minimum already: the point stays where it is."""
+    t, found, _ = Profile(function).search(search, 1.0)
+    assert float(found.step[0]) == 0 or float(found.value) <= float(function(jnp.zeros(())))
+    if not found.failed:
+        assert float(found.value) == float(function(jnp.asarray(found.step[0])))
+
+
+@pytest.mark.parametrize("search", [rv.Wolfe(), rv.Armijo()])
+def test_uphill_fails(search):
+    _, found, _ = Profile(lambda x: x + x**2).search(search, 1.0)
+    assert bool(found.failed)
+    assert float(found.step[0]) == 0
+    assert float(found.value) == 0
+
+
+def test_wolfe_counts_its_trials():
+    """One evaluation and one gradient when the first trial is accepted."""
+    p = Profile(lambda x: (x - 1) ** 2)
+    _, found, _ = p.search(rv.Wolfe(), 1.0)
+    assert found.work.counts() == {"evaluations": 1, "gradients": 1, "rows": 0, "inner": 0}
+    _, found, _ = p.search(rv.Wolfe(), 1e-4)
+    assert int(found.work.evaluations) == int(found.work.gradients) == int(found.work.inner) + 1 > 1
+
+
+def test_wolfe_zoom_finds_the_minimiser_of_a_cubic_at_once():
+    """The interpolant is exact there, so that one trial after bracketing is enough."""
+    p = Profile(lambda x: x**3 / 3 - x)  # minimum at 1
+    t, found, _ = p.search(rv.Wolfe(curvature=1e-6), 1.7)
+    assert abs(float(found.step[0]) - 1) < 1e-6
+    assert int(found.work.evaluations) == 2
+
+
+def test_wolfe_near_the_rounding_floor():
+    """Where the loss no longer resolves differences, slopes decide (Hager and Zhang)."""
+    p = Profile(lambda x: 1.0 + (x - 1e-9) ** 2)
+    _, found, _ = p.search(rv.Wolfe(), 1e-9)
+    assert not found.failed
+    np.testing.assert_allclose(found.step[0], 1e-9, rtol=1e-6)
+
+
+# --------------------------------------------------------------------------------------------------------- Armijo
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("name", cases.MORE_THUENTE)
+def test_armijo_on_more_and_thuente(name, scale):
+    search = rv.Armijo()
+    t, found, state = profile("more_thuente", name).search(search, scale)
+    check_wolfe(profile("more_thuente", name), search, t, found, scale, curvature=False)
+    assert found.grad is None
+    # t is the first of 1, ½, ¼, … that decreases enough, and the next trial starts at twice that.
+    p = profile("more_thuente", name)
+    if float(t) < 1:
+        x, f0, slope = 2 * float(t) * scale, float(p.function(jnp.zeros(()))), float(p.slope(jnp.zeros(())))
+        assert float(p.function(jnp.asarray(x))) > f0 + search.decrease * x * slope
+    assert float(state) == 2 * float(t)
+
+
+@pytest.mark.parametrize("name", cases.AWKWARD)
+def test_armijo_on_awkward_functions(name):
+    search = rv.Armijo()
+    t, found, _ = profile("awkward", name).search(search, 10.0)
+    check_wolfe(profile("awkward", name), search, t, found, 10.0, curvature=False)
+
+
+def test_armijo_grows_and_is_capped():
+    p = Profile(lambda x: -x)
+    _, _, state = p.search(rv.Armijo(), 1.0, jnp.asarray(4.0))
+    assert float(state) == 8.0
+    _, _, state = p.search(rv.Armijo(longest=1.0), 1.0, jnp.asarray(1.0))
+    assert float(state) == 1.0
+
+
+def test_armijo_starts_over_after_a_failure():
+    t, found, state = Profile(lambda x: x).search(rv.Armijo(trials=5), 1.0, jnp.asarray(0.25))
+    assert bool(found.failed)
+    assert (float(t), float(state), int(found.work.evaluations)) == (0.0, 1.0, 5)
+
+
+# --------------------------------------------------------------------------------------------------------- Damping
+
+
+class _Curve:
+    """A path with a known prediction: displacement 1/(1 + t), predicted decrease as given."""
+
+    work = trial = rv.Work()
+
+    def __init__(self, predicted):
+        self.predicted = predicted
+
+    def __call__(self, t):
+        return jnp.ones(1) / (1 + t)
+
+    def reduction(self, t, step):
+        return jnp.asarray(self.predicted)
+
+
+def damp(loss, predicted, *, search=None, damping=1e-2, factor=2.0):
+    search = rv.Damping() if search is None else search
+    objective, theta = rv.Objective.from_loss(lambda x, _: loss(x[0]), jnp.zeros(1))
+    state = search.init(jnp.float64)
+    state = eqx.tree_at(lambda s: (s.damping, s.factor), state, (jnp.asarray(damping), jnp.asarray(factor)))
+    lin = objective.linearise(theta, None)
+    return jax.device_get(search(Along(objective, theta, None, _Curve(predicted), lin), state))
+
+
+@pytest.mark.parametrize("gain", [0.1, 0.5, 0.8, 1.0, 1.5])
+def test_damping_after_acceptance(gain):
+    """λ ← λ·max(1/5, 1 − (2ρ − 1)³), and the factor starts over at two."""
+    t, found, state = damp(lambda x: -gain * x * 1.01, 1.0, damping=1e-2, factor=16.0)
+    assert float(t) == 1e-2
+    np.testing.assert_allclose(found.step[0], 1 / 1.01)
+    np.testing.assert_allclose(state.damping, 1e-2 * max(1 / 5, 1 - (2 * gain - 1) ** 3), rtol=1e-10)
+    assert float(state.factor) == 2.0
+    assert found.work.counts() == {"evaluations": 1, "gradients": 0, "rows": 0, "inner": 0}
+
+
+def test_damping_after_rejections():
+    """Each rejection multiplies λ by a factor that doubles: 2, 4, 8, …; here the third trial is short enough."""
+    barrier = lambda x: jnp.where(x > 1 / (1 + 0.07), 1.0, -x)
+    t, found, state = damp(barrier, 1 / 1.08, damping=1e-2, factor=2.0)
+    assert float(t) == pytest.approx(1e-2 * 2 * 4)
+    assert found.work.counts() == {"evaluations": 3, "gradients": 0, "rows": 0, "inner": 2}
+    assert not found.failed
+
+
+def test_damping_failure_keeps_the_point_and_the_larger_damping():
+    search = rv.Damping(trials=3)
+    t, found, state = damp(lambda x: x, 1.0, search=search)
+    assert bool(found.failed)
+    assert float(found.step[0]) == 0
+    assert float(found.value) == 0
+    assert float(state.damping) == pytest.approx(1e-2 * 2 * 4 * 8)
+    assert float(state.factor) == 16.0
+
+
+def test_damping_rejects_nan_and_infinity():
+    for bad in (jnp.nan, jnp.inf):
+        t, found, _ = damp(lambda x, bad=bad: jnp.where(x > 0.9, bad, -x), 1.0)
+        assert not found.failed
+        assert float(found.step[0]) <= 0.9
+
+
+def test_damping_never_leaves_its_range():
+    _, _, state = damp(lambda x: -x, 1.0, damping=1e-16)
+    assert float(state.damping) == np.finfo(float).eps
+    _, _, state = damp(lambda x: x, 1.0, damping=1e12)
+    assert float(state.damping) == 1e12
+
+
+# ----------------------------------------------------------------------------------------------------------- Fixed
+
+
+def test_fixed_rate_and_schedule():
+    p = Profile(lambda x: -x)
+    t, found, count = p.search(rv.Fixed(0.3), 1.0)
+    assert float(t) == pytest.approx(0.3)
+    assert found.step[0] == pytest.approx(0.3)
+    assert found.value is None
+    schedule = rv.Fixed(lambda count: 1.0 / (1.0 + count.astype(float)))
+    for number in range(3):
+        t, _, count = p.search(schedule, 1.0, jnp.int32(number))
+        assert float(t) == pytest.approx(1 / (1 + number))
+        assert int(count) == number + 1
+
+
+def test_fixed_rate_does_not_take_a_step_that_is_not_finite():
+    p = Profile(lambda x: -x)
+    _, found, _ = p.search(rv.Fixed(1.0), jnp.inf)
+    assert bool(found.failed)
+    assert float(found.step[0]) == 0
