@@ -29,7 +29,8 @@ def test_nan_names_the_term_and_the_first_point():
     fine = rv.residual("fine", lambda u, z: u(z))
     bad = rv.residual("root", lambda u, z: u(z) + jnp.sqrt(0.5 - z[0]))
     sampler = rv.Constant({"fine": POINTS, "root": POINTS})
-    with pytest.raises(ValueError, match=r"(?s)nan before the first step.*'root' is nan at 2 of 3 points.*number 1, \[0\.6, 0\.3\]"):
+    told = r"nan before the first step.*'root' is nan at 2 of 3 points.*number 1, \[0\.6, 0\.3\]"
+    with pytest.raises(ValueError, match=told):
         train(problem(fine, bad, sampler=sampler))
 
 
@@ -62,7 +63,7 @@ def test_supervised_labels_of_the_wrong_shape():
 
 def test_loss_that_is_no_scalar():
     term = rv.Term("data", lambda u, z: u(z), lambda features, z: jnp.stack([features, features]))
-    with pytest.raises(ValueError, match=r"loss of the term 'data' must be a scalar at one point, but has shape \(2,\)"):
+    with pytest.raises(ValueError, match=r"the term 'data' must be a scalar at one point, but has shape \(2,\)"):
         train(problem(term, sampler=rv.Constant({"data": POINTS})))
 
 
@@ -113,12 +114,12 @@ def test_preset_that_was_not_called():
 
 
 def test_optimizer_that_is_no_phase():
-    with pytest.raises(TypeError, match="expected phases.*Wrap an optimizer"):
+    with pytest.raises(TypeError, match=r"expected phases.*Wrap an optimizer"):
         train(problem(), [rv.lbfgs()])
 
 
 def test_one_optimizer_in_place_of_phases():
-    with pytest.raises(TypeError, match="expected phases.*Wrap an optimizer"):
+    with pytest.raises(TypeError, match=r"expected phases.*Wrap an optimizer"):
         train(problem(), rv.lbfgs())
 
 
@@ -174,7 +175,7 @@ def test_model_without_parameters(model):
 
 @pytest.mark.parametrize("weight", [-1.0, float("nan"), float("inf"), np.float64(-2.0), jnp.array(-1.0)])
 def test_weights_are_finite_and_not_negative(weight):
-    with pytest.raises(ValueError, match="'pde': its weight is .*finite and not negative"):
+    with pytest.raises(ValueError, match=r"'pde': its weight is .*finite and not negative"):
         rv.residual("pde", lambda u, z: u(z), weight=weight)
 
 

@@ -97,7 +97,9 @@ def test_elementwise_against_faa_di_bruno_by_nesting(function):
     z = jnp.array([0.2, -1.3])
     curve = tuple(jnp.array(c) for c in ([0.7, -1.0], [0.3, 2.0], [-1.1, 0.4], [0.9, 0.2]))
     _, (found,) = elementwise(function, z, (curve,))
-    line = lambda s, i: function(z[i] + sum(c[i] * s**k / f for c, k, f in zip(curve, (1, 2, 3, 4), (1, 2, 6, 24))))
+    line = lambda s, i: function(
+        z[i] + sum(c[i] * s**k / f for c, k, f in zip(curve, (1, 2, 3, 4), (1, 2, 6, 24), strict=True))
+    )
     for i in range(2):
         g = lambda s, i=i: line(s, i)
         for order in range(4):

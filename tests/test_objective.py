@@ -306,7 +306,8 @@ def test_layout_keeps_a_single_precision(dtype):
 def test_gradient_over_complex_parameters():
     """The flat gradient is that with respect to real and imaginary parts."""
     target = jnp.array([1.0 - 1.0j, 0.5j])
-    objective, theta = rv.Objective.from_residuals(lambda z, _: jnp.abs(z**2 - target), jnp.array([0.3 + 1.0j, 2.0 + 0.1j]))
+    start = jnp.array([0.3 + 1.0j, 2.0 + 0.1j])
+    objective, theta = rv.Objective.from_residuals(lambda z, _: jnp.abs(z**2 - target), start)
     real = lambda t: jnp.sum(jnp.abs((t[:2] + 1j * t[2:]) ** 2 - target) ** 2) / 2
     with jax.numpy_dtype_promotion("standard"):
         exact = jax.grad(real)(theta)

@@ -116,7 +116,7 @@ def test_terminates_in_n_steps_with_exact_line_search(method):
     n = 6
     objective, theta, matrix = cases.quadratic(np.geomspace(0.5, 20, n), rotation=0)
     direction = rv.Broyden(unscaled) if method == "bfgs" else rv.LBFGS(n)
-    thetas, infos = cases.walk(rv.Optimizer(direction, Exact()), objective, theta, matrix, n)
+    thetas, _ = cases.walk(rv.Optimizer(direction, Exact()), objective, theta, matrix, n)
     errors = [np.linalg.norm(at - 1) for at in thetas]
     assert errors[-1] < 1e-9
     assert errors[-2] > 1e-6
@@ -133,7 +133,7 @@ def test_bfgs_learns_the_inverse_hessian_of_a_quadratic():
     optimizer = rv.Optimizer(rv.Broyden(unscaled), Exact())
     state = optimizer.init(objective, theta)
     step = eqx.filter_jit(optimizer.step)
-    for number in range(n):
+    for _ in range(n):
         theta, state, _ = step(objective, theta, state, matrix, key=cases.KEY)
     last = state.previous
     lin = objective.linearise(theta, matrix)

@@ -97,7 +97,7 @@ def test_gauss_newton_converges_quadratically_at_zero_residual(space, solver):
 
 
 def test_gauss_newton_converges_linearly_at_large_residual():
-    """The factor is that of the neglected curvature: |r f″|/(f′² ) at the solution of ½(x − a)² + ½(x² − b)²-like fits."""
+    """The factor is the neglected curvature r·r″ over JᵀJ."""
     residuals = lambda x, _: jnp.concatenate([x - 1, 0.5 * x**2 + 1])
     objective, theta = rv.Objective.from_residuals(residuals, jnp.array([0.8]))
     # Stationary: (x − 1) + (x²/2 + 1)x = 0.
@@ -127,7 +127,7 @@ def test_newton_order_of_gauss_newton_on_a_convex_loss():
     objective, theta = rv.Objective.from_terms([term], jnp.array([0.6, -0.4, 0.5]))
     batch = {"data": (x, y)}
     thetas, _ = cases.walk(rv.gauss_newton(ridge=1e-15), objective, theta, batch, 8)
-    errors, order = orders(thetas[:-1], thetas[-1])
+    errors, _ = orders(thetas[:-1], thetas[-1])
     assert np.linalg.norm(jax.grad(lambda at: objective(at, batch))(jnp.asarray(thetas[-1]))) < 1e-12
     assert (errors[1:] <= 2 * errors[:-1] ** 2 + 1e-12).all()
 

@@ -1,6 +1,7 @@
 """Where points fall, when they are drawn anew, and how evenly."""
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -121,7 +122,7 @@ def test_fixed_points_stay():
 @pytest.mark.parametrize("every", [1, 3])
 def test_redrawn_redraws_at_exactly_the_right_steps(every):
     batches = given_out(rv.Redrawn(bound("uniform", pde=8), every=every), 10)
-    changed = [not np.array_equal(a["pde"], b["pde"]) for a, b in zip(batches, batches[1:], strict=False)]
+    changed = [not np.array_equal(a["pde"], b["pde"]) for a, b in itertools.pairwise(batches)]
     assert changed == [step % every == 0 for step in range(1, 10)]
     assert len({batch["pde"].tobytes() for batch in batches}) == len(range(0, 10, every))
 
@@ -130,7 +131,7 @@ def test_rad_redraws_on_time_and_is_reproducible():
     sampler = rv.RAD(rv.Sobol(BOX, pde=32), every=4).bind({"pde": "interior"}, np.dtype(float))
     score = lambda name, x: x[:, 0] ** 2
     one, same = given_out(sampler, 9, score), given_out(sampler, 9, score)
-    changed = [not np.array_equal(a["pde"], b["pde"]) for a, b in zip(one, one[1:], strict=False)]
+    changed = [not np.array_equal(a["pde"], b["pde"]) for a, b in itertools.pairwise(one)]
     assert changed == [step % 4 == 0 for step in range(1, 9)]
     for a, b in zip(one, same, strict=True):
         np.testing.assert_array_equal(a["pde"], b["pde"])
@@ -171,8 +172,9 @@ def test_rad_draw_has_low_discrepancy():
     assert oracles.star_discrepancy(unit) < 4 / 400
 
 
-@pytest.mark.parametrize("score", [lambda name, x: jnp.zeros(x.shape[0]), lambda name, x: jnp.full(x.shape[0], jnp.nan)])
-def test_rad_without_information_is_even(score):
+@pytest.mark.parametrize("value", [0.0, jnp.nan])
+def test_rad_without_information_is_even(value):
+    score = lambda name, x: jnp.full(x.shape[0], value)
     sampler = rv.RAD(rv.Sobol(rv.Box((0.0,), (1.0,)), pde=64), every=1).bind({"pde": "interior"}, np.dtype(float))
     x = given_out(sampler, 2, score)[1]["pde"][:, 0]
     assert oracles.star_discrepancy(x) < 0.05
@@ -182,7 +184,9 @@ def test_rad_leaves_other_terms_to_the_sampler_beneath():
     sampler = rv.RAD(rv.Sobol(BOX, pde=32, bc=16), every=1).bind({"pde": "interior", "bc": "boundary"}, np.dtype(float))
     batch = given_out(sampler, 2, lambda name, x: {"pde": x[:, 0] ** 2}[name])[1]
     assert batch["pde"].shape == (32, 2)
-    assert set(np.abs(batch["bc"][:, 0])) | {1.0} and batch["bc"].shape == (16, 2)
+    assert batch["bc"].shape == (16, 2)
+    on_face = (np.abs(batch["bc"][:, 0]) == 1) | np.isin(batch["bc"][:, 1], [0, 2])
+    assert on_face.all()
 
 
 def test_morton_order_keeps_neighbours_together():
@@ -222,7 +226,7 @@ def test_constant():
 
 @pytest.mark.parametrize("count", [0, -1, 2.5, True, "8"])
 def test_counts_must_be_whole_numbers(count):
-    with pytest.raises((ValueError, TypeError), match="pde|int"):
+    with pytest.raises((ValueError, TypeError), match=r"pde|int"):
         rv.Sobol(BOX, pde=count)
 
 

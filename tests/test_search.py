@@ -94,7 +94,7 @@ def test_wolfe_takes_a_decrease_where_no_point_is_flat_enough(name, scale):
 def test_wolfe_on_a_function_without_bound():
     """−x falls for ever: a long step is taken, and the search ends."""
     p = Profile(lambda x: -x)
-    t, found, _ = p.search(rv.Wolfe(trials=10), 1.0)
+    _t, found, _ = p.search(rv.Wolfe(trials=10), 1.0)
     assert not found.failed
     assert float(found.value) <= -1
     assert int(found.work.evaluations) <= 10
@@ -104,7 +104,7 @@ def test_wolfe_on_a_function_without_bound():
 @pytest.mark.parametrize("function", [lambda x: x, lambda x: jnp.zeros_like(x), lambda x: jnp.abs(x) ** 1.5])
 def test_no_descent_is_a_failure_with_a_zero_step(function, search):
     """Uphill, flat, or at the minimum already: the point stays where it is."""
-    t, found, _ = Profile(function).search(search, 1.0)
+    _t, found, _ = Profile(function).search(search, 1.0)
     assert float(found.step[0]) == 0 or float(found.value) <= float(function(jnp.zeros(())))
     if not found.failed:
         assert float(found.value) == float(function(jnp.asarray(found.step[0])))
@@ -130,7 +130,7 @@ def test_wolfe_counts_its_trials():
 def test_wolfe_zoom_finds_the_minimiser_of_a_cubic_at_once():
     """The interpolant is exact there, so that one trial after bracketing is enough."""
     p = Profile(lambda x: x**3 / 3 - x)  # minimum at 1
-    t, found, _ = p.search(rv.Wolfe(curvature=1e-6), 1.7)
+    _t, found, _ = p.search(rv.Wolfe(curvature=1e-6), 1.7)
     assert abs(float(found.step[0]) - 1) < 1e-6
     assert int(found.work.evaluations) == 2
 
@@ -223,7 +223,7 @@ def test_damping_after_acceptance(gain):
 def test_damping_after_rejections():
     """Each rejection multiplies λ by a factor that doubles: 2, 4, 8, …; here the third trial is short enough."""
     barrier = lambda x: jnp.where(x > 1 / (1 + 0.07), 1.0, -x)
-    t, found, state = damp(barrier, 1 / 1.08, damping=1e-2, factor=2.0)
+    t, found, _state = damp(barrier, 1 / 1.08, damping=1e-2, factor=2.0)
     assert float(t) == pytest.approx(1e-2 * 2 * 4)
     assert found.work.counts() == {"evaluations": 3, "gradients": 0, "rows": 0, "inner": 2}
     assert not found.failed
@@ -231,7 +231,7 @@ def test_damping_after_rejections():
 
 def test_damping_failure_keeps_the_point_and_the_larger_damping():
     search = rv.Damping(trials=3)
-    t, found, state = damp(lambda x: x, 1.0, search=search)
+    _t, found, state = damp(lambda x: x, 1.0, search=search)
     assert bool(found.failed)
     assert float(found.step[0]) == 0
     assert float(found.value) == 0
@@ -241,7 +241,7 @@ def test_damping_failure_keeps_the_point_and_the_larger_damping():
 
 def test_damping_rejects_nan_and_infinity():
     for bad in (jnp.nan, jnp.inf):
-        t, found, _ = damp(lambda x, bad=bad: jnp.where(x > 0.9, bad, -x), 1.0)
+        _t, found, _ = damp(lambda x, bad=bad: jnp.where(x > 0.9, bad, -x), 1.0)
         assert not found.failed
         assert float(found.step[0]) <= 0.9
 

@@ -58,7 +58,7 @@ def test_history_columns_and_their_meaning():
     assert (np.diff(history["seconds"]) >= 0).all()
     np.testing.assert_allclose(history["loss"], history["loss/pde"])
     assert history["test_loss"][0] != history["loss"][0]
-    objective, theta, sampler = run.problem.objective(jax.random.key(1))
+    objective, _, _ = run.problem.objective(jax.random.key(1))
     assert float(run.problem.error(objective, run.theta)) == pytest.approx(run.error)
     assert run.summary()["steps"] == 5
     assert run.summary()["stop_reason"] == rv.Stop.STEPS.value

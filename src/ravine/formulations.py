@@ -90,15 +90,23 @@ def supervised(name: str, loss: Callable[[PyTree, Any], Scalar] | None = None, *
     common leading axis.
     """
     if loss is None:
-        return Term(name, _Fit(), squared, weight)
+        return Term(name, _Fit(name), squared, weight)
     return Term(name, _Prediction(), _Labelled(loss), weight)
 
 
 class _Fit(eqx.Module):
     """model(x) − y of a pair (x, y)."""
 
+    name: str = eqx.field(static=True)
+
     def __call__(self, model, pair):
-        return model(pair[0]) - pair[1]
+        output, label = model(pair[0]), pair[1]
+        if jnp.shape(output) != jnp.shape(label):
+            raise ValueError(
+                f"The term {self.name!r} compares a model output of shape {jnp.shape(output)} with a label of shape "
+                f"{jnp.shape(label)}. Give both the same shape (MLP(..., 'scalar', ...) returns shape ())."
+            )
+        return output - label
 
 
 def logistic(logit: Scalar, label: Scalar) -> Scalar:

@@ -37,9 +37,18 @@ def squared(features: PyTree, point: PyTree = None) -> Scalar:
 
 
 def identity(features: PyTree, point: PyTree = None) -> Scalar:
-    """The feature itself: the loss of an objective that is given as one number. It has no curvature of its own."""
+    """The feature itself: the loss of an objective that is given as one number. It has no curvature of its own.
+
+    **Raises:** `ValueError` when the feature is not one number.
+    """
     del point
-    return jnp.sum(jnp.stack([jnp.sum(leaf) for leaf in jax.tree.leaves(features)]))
+    shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(features)]
+    if shapes != [()]:
+        raise ValueError(
+            f"The loss must be a scalar, but is an array or a pytree of shape {', '.join(map(str, shapes)) or 'none'}. "
+            "Sum or average it; if it is a vector of residuals, use ravine.least_squares."
+        )
+    return jnp.asarray(jax.tree.leaves(features)[0])
 
 
 class Term(eqx.Module):
@@ -67,7 +76,10 @@ class Term(eqx.Module):
 
     def __check_init__(self):
         # Under `vmap` or `jit` a weight may be abstract; only a concrete one can be judged.
-        if isinstance(self.weight, (int, float, np.ndarray)) and not (np.isfinite(self.weight) and self.weight >= 0):
+        abstract = isinstance(self.weight, jax.core.Tracer) or not isinstance(
+            self.weight, (int, float, np.ndarray, jax.Array)
+        )
+        if not abstract and not np.all(np.isfinite(self.weight) & (np.asarray(self.weight) >= 0)):
             raise ValueError(
                 f"Term {self.name!r}: its weight is {self.weight}, but a weight must be finite and not negative."
             )
@@ -239,6 +251,10 @@ class Objective(eqx.Module):
                 raise ValueError(
                     f"The batch for the term {term.name!r} needs points along one common leading axis, at least one "
                     f"of them; the leading axes found are {sorted(sizes)}."
+                )
+            if weights is not None and weights.shape != tuple(sizes):
+                raise ValueError(
+                    f"The batch for the term {term.name!r} has {min(sizes)} points but {weights.shape[0]} weights."
                 )
         return points, weights
 
