@@ -1,6 +1,7 @@
 """Tables that tests are parametrised over: small objectives, small problems, one-dimensional functions."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -170,18 +171,28 @@ RESIDUAL = ("strong", "system", "quadrature", "whole")
 # --------------------------------------------------------------------------------------------------------- walking
 
 
+@eqx.filter_jit
+def step(optimizer, objective, theta, state, batch, key=KEY):
+    """One step, compiled once for equal optimizers and objectives."""
+    return optimizer.step(objective, theta, state, batch, key=key)
+
+
 def walk(optimizer, objective, theta, batch, steps: int, *, stop=lambda theta, info: False):
     """Thetas and infos of `steps` compiled steps on one batch (the start included in the thetas)."""
-    step = eqx.filter_jit(optimizer.step)
     state = optimizer.init(objective, theta)
     thetas, infos = [np.asarray(theta)], []
     for number in range(steps):
-        theta, state, info = step(objective, theta, state, batch, key=jax.random.fold_in(KEY, number))
+        theta, state, info = step(optimizer, objective, theta, state, batch, jax.random.fold_in(KEY, number))
         thetas.append(np.asarray(theta))
         infos.append(jax.device_get(info))
         if stop(theta, info):
             break
     return thetas, infos
+
+
+def bowl(x, a):
+    """½ (x − 1)ᵀA(x − 1)."""
+    return jnp.dot(x - 1, a @ (x - 1)) / 2
 
 
 def quadratic(eigenvalues, *, rotation: int | None = None):
@@ -192,24 +203,27 @@ def quadratic(eigenvalues, *, rotation: int | None = None):
         basis = np.linalg.qr(np.random.default_rng(rotation).normal(size=(values.size,) * 2))[0]
     matrix = basis @ np.diag(values) @ basis.T
     matrix = (matrix + matrix.T) / 2
-    loss = lambda x, a: jnp.dot(x - 1, a @ (x - 1)) / 2
-    objective, theta = rv.Objective.from_loss(loss, jnp.zeros(values.size))
+    objective, theta = rv.Objective.from_loss(bowl, jnp.zeros(values.size))
     return objective, theta, jnp.asarray(matrix)
 
 
 # ------------------------------------------------------------------------------------------------- small problems
 
 
-def _fit() -> tuple[rv.Problem, bool]:
+# Made once, so that what is compiled for one method serves the others.
+
+
+@functools.cache
+def _fit() -> rv.Problem:
     x = jnp.linspace(-1, 1, 9)[:, None]
-    problem = rv.Problem(
+    return rv.Problem(
         terms=(rv.supervised("data"),),
         sampler=rv.Constant({"data": (x, jnp.sin(3 * x[:, 0]))}),
         model=lambda key: rv.models.MLP(1, "scalar", width=5, depth=1, key=key),
     )
-    return problem
 
 
+@functools.cache
 def _classes() -> rv.Problem:
     x = points(12, 20)
     labels = (x[:, 0] * x[:, 1] > 0).astype(x.dtype)
@@ -220,6 +234,7 @@ def _classes() -> rv.Problem:
     )
 
 
+@functools.cache
 def _poisson() -> rv.Problem:
     from ravine.problems.poisson1d import poisson1d
 

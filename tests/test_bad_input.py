@@ -8,6 +8,8 @@ import pytest
 import cases
 import ravine as rv
 
+pytestmark = pytest.mark.usefixtures("unchecked")
+
 BOX = rv.Box((0.0, 0.0), (1.0, 1.0))
 PHASE = rv.Phase(rv.adam(1e-3), steps=2)
 POINTS = jnp.array([[0.1, 0.2], [0.6, 0.3], [0.9, 0.4]])
@@ -167,7 +169,7 @@ def test_residual_of_a_loss_that_is_no_square():
         objective.linearise(theta, case.batch).residual
 
 
-@pytest.mark.parametrize("model", [{}, {"n": jnp.array([1, 2])}, {"w": np.ones(3)}, {"w": 1.0}, jnp.tanh])
+@pytest.mark.parametrize("model", [{}, {"n": jnp.array([1, 2])}, {"w": 1.0}, jnp.tanh])
 def test_model_without_parameters(model):
     with pytest.raises(ValueError, match="the model has no parameters"):
         rv.Objective.from_loss(lambda m, _: jnp.zeros(()), model)

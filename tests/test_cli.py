@@ -184,10 +184,8 @@ def test_resume_goes_on_for_the_seconds_asked_for(copied):
     assert code == 0, err
     after = ravine.load(copied)
     assert json.loads(out)["steps"] == after.history["step"][-1] > before.history["step"][-1]
-    spent = before.position.seconds + before.position.compile_seconds
-    total = after.position.seconds + after.position.compile_seconds
     assert after.stop is ravine.Stop.SECONDS
-    assert total >= spent + 5
+    assert after.position.seconds >= before.position.seconds + 5
 
 
 def test_a_finished_run_is_not_resumed_without_budget(solved):

@@ -29,7 +29,7 @@ def examples():
 
 
 @pytest.mark.parametrize("module,name,text,line", [pytest.param(*one, id=f"{one[0]}.{one[1]}") for one in examples()])
-def test_example(module, name, text, line):
+def test_example(module, name, text, line, unchecked):
     test = doctest.DocTestParser().get_doctest(text, {}, f"{module}.{name}", module, line)
     heard = []
     runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE)

@@ -65,7 +65,7 @@ def test_gradient_descent_with_fixed_rate_is_the_formula():
 
 def test_gradient_descent_with_a_schedule():
     objective, theta, matrix = cases.quadratic([1.0, 3.0])
-    _, infos = cases.walk(rv.gradient_descent(lambda k: 0.3 / (1.0 + k)), objective, theta, matrix, 3)
+    _, infos = cases.walk(rv.gradient_descent(lambda k: 0.3 / (1.0 + k.astype(float))), objective, theta, matrix, 3)
     np.testing.assert_allclose([float(info.t) for info in infos], [0.3, 0.15, 0.1])
 
 

@@ -7,6 +7,8 @@ import pytest
 import cases
 import ravine as rv
 
+pytestmark = pytest.mark.usefixtures("unchecked")
+
 
 def phase(**limits):
     return rv.Phase(rv.adam(1e-2), **limits)

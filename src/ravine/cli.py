@@ -130,7 +130,7 @@ def solve(
     phases
         Methods in sequence, with steps or time: adam:500,ssbroyden:60s. The last one needs neither.
     budget
-        Wall time for everything, compilation included: 90, 60s, 2m or 1h. Phases with own limits need none.
+        Wall time of training, compilation apart: 90, 60s, 2m or 1h. Phases with own limits need none.
     seed
         Of model, points and steps.
     precision
@@ -254,7 +254,7 @@ def resume(
     except RunFolderError as error:
         raise Refusal(str(error)) from None
     plan = made_plan(before.problem, phases, config)
-    spent = before.position.seconds + before.position.compile_seconds
+    spent = before.position.seconds
     if more is not None:
         last = dataclasses.replace(plan.phases[-1], steps=None, seconds=None, until=None)
         phases = dataclasses.replace(plan, phases=(*plan.phases[:-1], last), seconds=spent + more)
@@ -755,7 +755,7 @@ def _line(event: "Event") -> str:
     for column, label in (("test_loss", "independent"), ("error", "error"), ("t", "t")):
         if column in row:
             parts.append(f"{label} {row[column]:.1e}")
-    parts.append(f"{_clock(row['seconds'] + row['compile_seconds'])} gone")
+    parts.append(f"{_clock(row['seconds'])} gone")
     if event.left is not None:
         parts.append(f"{_clock(max(event.left, 0.0))} left")
     return "  ".join(parts)

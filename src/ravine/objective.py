@@ -205,8 +205,8 @@ class Objective(eqx.Module):
         params, static = eqx.partition(model, eqx.is_inexact_array)
         if not jax.tree.leaves(params):
             raise ValueError(
-                "Objective: the model has no parameters (no floating-point JAX arrays among its leaves). NumPy arrays "
-                "and Python numbers do not count: convert them with jax.numpy.asarray."
+                "Objective: the model has no parameters (no floating-point arrays among its leaves). Python numbers and "
+                "integers do not count: convert them with jax.numpy.asarray(…, float)."
             )
         layout = Layout.of(params)
         theta = layout.ravel(params)

@@ -64,7 +64,7 @@ def train(
 
     - `phases`: a phase, a list of them, a plan, or a planner such as `ravine.auto(seconds=60)`.
     - `key`: `jax.random.key(seed)`; model, points and steps draw from it.
-    - `seconds`: a budget of wall time for all phases together, compilation included.
+    - `seconds`: a budget of wall time for all phases together, compilation apart.
     - `callbacks`: functions of an `Event`.
     - `resume`: a run to go on with, made from the same problem, phases and key; only what is left is done.
     - `block`: points evaluated at once; bounds the memory.
@@ -252,16 +252,16 @@ class _Loop:
             return jax.block_until_ready(function(*args))
         finally:
             spent = time.perf_counter() - begin
-            self.phase_seconds += spent
             if compiling:
                 self.compile_seconds += spent
             else:
                 self.seconds += spent
+                self.phase_seconds += spent
 
     @property
     def left(self) -> float | None:
         """Seconds left in the plan."""
-        return None if self.plan.seconds is None else self.plan.seconds - self.seconds - self.compile_seconds
+        return None if self.plan.seconds is None else self.plan.seconds - self.seconds
 
     def _phase_left(self) -> float:
         phase = self.plan.phases[self.phase]
@@ -337,7 +337,9 @@ class _Loop:
             self.carry = _everywhere(self.objective.mesh, carry)
         assert self.carry is not None
         # No steps: compiles and does nothing else, so that compilation can be told apart.
+        begin = time.perf_counter()
         self.carry = self._timed(self._go, optimizer, self.carry, int(self.carry.step), compiling=True)
+        price = 2 * (time.perf_counter() - begin)
         # The rows of this phase, those from before a resumption included.
         first = next((i for i, row in enumerate(self.history) if row["phase"] == self.phase), len(self.history))
         known = len(self.history) - first
@@ -347,7 +349,7 @@ class _Loop:
             return self._close(first, stop)
         # Saved at a record, before `until` was asked (it is never asked at the first one).
         recorded = known > 1 and self.history.rows[-1]["step"] == self.steps
-        if recorded and phase.until is not None and phase.until(self.history.rows[first:]):
+        if recorded and self._over(number, first, price):
             return self._close(first, Stop.STALLED)
         last, length, record = time.perf_counter(), 1, max(1, (phase.steps or 0) // RECORDS)
         while True:
@@ -379,10 +381,17 @@ class _Loop:
             if due:
                 self._record()
                 last = time.perf_counter()
-                if phase.until is not None and phase.until(self.history.rows[first:]):
+                if self._over(number, first, price):
                     return self._close(first, Stop.STALLED)
             else:
                 self._tell("progress")
+
+    def _over(self, number: int, first: int, price: float) -> bool:
+        """Whether `until` ends the phase. Not while too little time is left to pay for compiling the next one."""
+        until, last = self.plan.phases[number].until, number + 1 == len(self.plan.phases)
+        if until is None or not (last or self.left is None or self.left > price):
+            return False
+        return until(self.history.rows[first:])
 
     def _go(self, optimizer: Optimizer, carry: Carry, until: int) -> Carry:
         key = jax.random.fold_in(self.key, self.phase)

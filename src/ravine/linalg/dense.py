@@ -70,7 +70,7 @@ def damped_qr(jacobian: Matrix, right: Rows, shift: Scalar) -> tuple[Vector, Squ
     ```python
     >>> import jax.numpy as jnp
     >>> from ravine.linalg import damped_qr
-    >>> damped_qr(jnp.eye(2), jnp.array([2.0, 4.0]), jnp.array(1.0))[0].tolist()
+    >>> [round(float(x), 6) for x in damped_qr(jnp.eye(2), jnp.array([2.0, 4.0]), jnp.array(1.0))[0]]
     [1.0, 2.0]
 
     ```

@@ -44,7 +44,7 @@ class Auto:
         return Plan(tuple(phases), self.seconds, " ".join(reasons))
 
 
-def auto(*, seconds: float) -> Auto:
+def auto(*, seconds: float | int) -> Auto:
     """Chooses phases by structure: `ravine.train(problem, ravine.auto(seconds=60), key=key)`.
 
     Up to 6,000 parameters a dense self-scaled Broyden method from the start (on the problems of this library it needs
@@ -52,7 +52,7 @@ def auto(*, seconds: float) -> Auto:
     second stalls, and one factorisation a step is affordable, Levenberg–Marquardt follows. The plan's `reason` says
     what was chosen and why.
 
-    **Arguments:** `seconds`: the budget of wall time, compilation included.
+    **Arguments:** `seconds`: the budget of wall time, compilation apart.
 
     **Raises:** `ValueError` for a budget that is not positive and finite.
 

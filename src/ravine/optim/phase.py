@@ -15,7 +15,7 @@ Until = Callable[[Sequence[Row]], bool]
 class Phase:
     """One optimizer with its budget: it ends after `steps`, after `seconds`, or when `until(rows)` is true.
 
-    **Arguments:** `optimizer`; `steps`, how many; `seconds`, of wall time, compilation included; `until`, a function
+    **Arguments:** `optimizer`; `steps`, how many; `seconds`, of wall time, compilation apart; `until`, a function
     of this phase's history rows so far, asked at every record; `name`, for histories and messages. At least one limit
     is needed unless the plan has one.
 
@@ -54,7 +54,7 @@ def check_budget(steps: int | None, seconds: float | None) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """Phases in order, and the seconds they share (compilation included); `reason` says why these."""
+    """Phases in order, and the seconds they share (compilation apart); `reason` says why these."""
 
     phases: tuple[Phase, ...]
     seconds: float | None = None
