@@ -3,9 +3,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -q -c constraints.txt
 
-# Two test workers on two cores: BLAS threads of their own would only fight for them.
+# Two test workers on two cores: BLAS threads of their own would only fight for them. A file stays on one worker, since
+# its tests share what they compile.
 ONE_THREAD := OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
-PYTEST := $(ONE_THREAD) $(BIN)/pytest -n 2 --dist=loadgroup
+PYTEST := $(ONE_THREAD) $(BIN)/pytest -n 2 --dist=loadfile
 
 DEMO := $(if $(wildcard runs/demo),runs/demo-$(shell date +%Y%m%d-%H%M%S),runs/demo)
 

@@ -130,11 +130,11 @@ def bfgs_product(inverse, s, y):
     return (eye - rho * np.outer(s, y)) @ inverse @ (eye - rho * np.outer(y, s)) + rho * np.outer(s, s)
 
 
-def nested(u: Callable, z, index: tuple[int, ...]):
-    """A partial derivative as an entry of the full tensor of derivatives, by nested reverse mode."""
-    for axis in index:
-        u = lambda x, f=u, axis=axis: jax.grad(f)(x)[axis]
-    return u(z)
+def derivative(u: Callable, z, index: tuple[int, ...]):
+    """A partial derivative as an entry of the full array of derivatives: forward over reverse mode."""
+    for order in range(len(index)):
+        u = jax.grad(u) if order == 0 else jax.jacfwd(u)
+    return u(z)[index] if index else u(z)
 
 
 def star_discrepancy(unit: np.ndarray) -> float:

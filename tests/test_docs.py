@@ -1,4 +1,4 @@
-"""Every line of code in README and docs runs: Python blocks of a page one after the other, `ravine` commands in order."""
+"""Every line of code in README and docs runs: the Python blocks of a page in turn, `ravine` commands in order."""
 
 import os
 import re

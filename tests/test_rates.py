@@ -64,9 +64,8 @@ def test_quasi_newton_converges_superlinearly(name):
     thetas, _ = cases.walk(
         rv.METHODS[name](), objective, theta, a, 60, stop=lambda theta, info: jnp.linalg.norm(theta) < 1e-10
     )
-    errors = np.array([np.linalg.norm(at) for at in thetas])
-    errors = errors[errors > 1e-13]
-    assert errors[-1] < 1e-7
+    errors = np.maximum([np.linalg.norm(at) for at in thetas], 1e-12)
+    assert errors[-1] < 1e-9
     assert len(errors) < 40
     factors = errors[1:] / errors[:-1]
     assert np.exp(np.mean(np.log(factors[-4:]))) < 0.25
@@ -138,7 +137,7 @@ def test_gauss_newton_on_the_ritz_energy_is_newton():
     u = lambda c: lambda z: jnp.dot(c, basis(z))
     energy = lambda F, z: F[1] ** 2 / 2 - jnp.pi**2 * jnp.sin(jnp.pi * z[0]) * F[0]
     features = lambda c, z: (u(c)(z), jax.grad(u(c))(z)[0])
-    x = ((jnp.arange(64) + 0.5) / 64)[:, None]
+    x = ((jnp.arange(64.0) + 0.5) / 64)[:, None]
     objective, theta = rv.Objective.from_terms([rv.Term("energy", features, energy)], jnp.array([0.3, -1.0, 2.0]))
     thetas, _ = cases.walk(rv.gauss_newton(ridge=1e-15), objective, theta, {"energy": x}, 1)
     np.testing.assert_allclose(thetas[1], [1.0, 0.0, 0.0], atol=1e-10)  # −u″ = π² sin πx

@@ -87,10 +87,17 @@ def test_grid_is_the_tensor_grid():
     np.testing.assert_allclose(x, expected, atol=1e-15)
 
 
+def test_grid_covers_each_face():
+    """Five points on each of two faces, from the first time to the last."""
+    edge = np.asarray(bound("grid", bc=10, ic=3).draw(cases.KEY)["bc"])
+    for side in (-1.0, 1.0):
+        np.testing.assert_allclose(edge[edge[:, 0] == side, 1], np.linspace(0, 2, 5))
+
+
 def test_sobol_integrates_better_than_independent_points():
     """The root mean square error over draws: about 1/m against m^(−1/2)."""
     f = lambda x: jnp.cos(2 * x[:, 0]) * jnp.exp(x[:, 1])
-    exact = np.sin(2) / 2 * (np.exp(2) - 1)
+    exact = np.sin(2) / 2 * (np.exp(2) - 1) / 2
     errors = {}
     for kind in ("uniform", "sobol"):
         for count in (64, 1024):

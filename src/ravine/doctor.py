@@ -33,13 +33,15 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
-def load() -> float:
-    """How many processes wanted a core on average over the last minute; 0 where the system does not tell."""
-    return os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+def load(seconds: float = 0.2) -> float:
+    """How many cores are at work, looked at for `seconds`. Not the load average, which still counts what has ended."""
+    import psutil
+
+    return sum(psutil.cpu_percent(interval=seconds, percpu=True)) / 100
 
 
 def free_cores(count: int, busy: float) -> int:
-    """How many of `count` cores are free when the load average is `busy`; at least one. 0.7 and more is a busy core.
+    """How many of `count` cores are free when `busy` are at work; at least one. 0.7 and more is a busy core.
 
     A linear-algebra thread that shares its core with another process makes all the others wait for it, which costs more
     (twentyfold, for a Cholesky factor of 2,000 rows) than having fewer threads.

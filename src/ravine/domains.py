@@ -11,10 +11,14 @@ from ravine._types import Array, Float
 
 
 class Region(eqx.Module):
-    """A piece of a domain: `place` carries `(m, dimension)` points of the unit cube to `(m, d)` points of the piece."""
+    """A piece of a domain: `place` carries `(m, dimension)` points of the unit cube to `(m, d)` points of the piece.
+
+    Where it consists of several `faces`, each takes an equal run of consecutive points.
+    """
 
     dimension: int = eqx.field(static=True)
     place: Callable[[Any], Any] = eqx.field(static=True)
+    faces: int = eqx.field(static=True, default=1)
 
 
 class Box(eqx.Module):
@@ -76,10 +80,8 @@ class Box(eqx.Module):
     def boundary(self, *, time: bool = False) -> Region:
         """All faces (of the spatial coordinates, when `time`); points are shared out evenly among the faces."""
         axes = range(self.dimension - 1 if time else self.dimension)
-        return Region(
-            self.dimension - 1,
-            _Faces(self.low, self.high, tuple((axis, end) for axis in axes for end in (False, True))),
-        )
+        faces = tuple((axis, end) for axis in axes for end in (False, True))
+        return Region(self.dimension - 1, _Faces(self.low, self.high, faces), len(faces))
 
 
 class _Faces(eqx.Module):

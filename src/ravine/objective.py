@@ -141,9 +141,10 @@ class Layout:
         return jax.tree.unflatten(self.treedef, leaves)
 
 
-# Points evaluated at once. Small blocks keep the temporaries of nested derivatives in the cache, which is half of the
-# cost of a gradient; too small ones leave the matrix products no work.
-BLOCK = 512
+# Points evaluated at once on a device. Blocks bound the memory and keep temporaries in the cache; each costs an
+# iteration of a loop that XLA does not run in parallel. Measured on two cores (3,000 points of Burgers, 16 × 4 tanh):
+# 2,048 was a tenth faster than 512.
+BLOCK = 2048
 
 
 class Objective(eqx.Module):
@@ -205,8 +206,8 @@ class Objective(eqx.Module):
         params, static = eqx.partition(model, eqx.is_inexact_array)
         if not jax.tree.leaves(params):
             raise ValueError(
-                "Objective: the model has no parameters (no floating-point arrays among its leaves). Python numbers and "
-                "integers do not count: convert them with jax.numpy.asarray(…, float)."
+                "Objective: the model has no parameters (no floating-point arrays among its leaves). Python numbers "
+                "and integers do not count: convert them with jax.numpy.asarray(…, float)."
             )
         layout = Layout.of(params)
         theta = layout.ravel(params)
@@ -420,8 +421,11 @@ class _Piece(eqx.Module):
         hessian = jax.hessian(lambda flat: self.term.loss(unflatten(flat), point))(features).astype(theta.dtype)
         if features.size == 1:
             return lambda tangent: jnp.sqrt(jnp.maximum(hessian, 0)) @ tangent
+        # The symmetric root: eigenvectors alone are free in sign and, where eigenvalues repeat, in rotation, so that
+        # two products of one J would differ. What is rounding beside the largest eigenvalue (its root is not!) is zero.
         values, vectors = jnp.linalg.eigh(hessian)
-        root = jnp.sqrt(jnp.maximum(values, 0))[:, None] * vectors.T
+        least = features.size * jnp.finfo(values.dtype).eps * values[-1]
+        root = (vectors * jnp.sqrt(jnp.where(values > least, values, 0))[None, :]) @ vectors.T
         return lambda tangent: root @ tangent
 
     def rows(self, objective: Objective, theta: Vector):

@@ -191,8 +191,10 @@ def make_plan(
     """
     if isinstance(phases, Phase):
         phases = (phases,)
-    if not isinstance(phases, (Plan, Sequence)):
+    if callable(phases):
         phases = phases(objective, theta, batch)
+    elif not isinstance(phases, (Plan, Sequence)):
+        phases = (phases,)  # no phase: refused below
     if isinstance(phases, Plan):
         return phases if seconds is None else dataclasses.replace(phases, seconds=seconds)
     for phase in phases:

@@ -93,6 +93,10 @@ class _Domain(Sampler):
     def unit(self, dimension: int, count: int, key: RandomKey) -> Float[Array, "m d"]:
         raise NotImplementedError
 
+    def fill(self, region: Region, count: int, key: RandomKey) -> Float[Array, "m d"]:
+        """The points of the unit cube for a region: every run of them should cover it."""
+        return self.unit(region.dimension, count, key)
+
     def draw(self, key: RandomKey) -> Batch:
         if self.regions is None:
             raise ValueError(
@@ -101,7 +105,7 @@ class _Domain(Sampler):
             )
         keys = jax.random.split(key, max(len(self.counts), 1))
         return {
-            name: region.place(self.unit(region.dimension, count, k).astype(self.dtype))
+            name: region.place(self.fill(region, count, k).astype(self.dtype))
             for (name, count), (_, region), k in zip(self.counts, self.regions, keys, strict=False)
         }
 
@@ -138,7 +142,8 @@ class Sobol(_Domain):
 
 
 class Grid(_Domain):
-    """A tensor grid of about the asked number of points in every region (the largest kᵈ ≤ count), edges included."""
+    """A tensor grid of about the asked number of points, edges included: the largest kᵈ ≤ count, on faces the largest
+    kᵈ⁻¹ ≤ count/faces on each."""
 
     def __init__(self, domain, **counts: int):
         super().__init__(domain, **counts)
@@ -149,6 +154,11 @@ class Grid(_Domain):
         side = max(math.floor(count ** (1 / dimension) + 1e-9), 1)
         axis = jnp.linspace(0, 1, side, dtype=self.dtype) if side > 1 else jnp.full(1, 0.5, self.dtype)
         return jnp.stack(jnp.meshgrid(*(axis,) * dimension, indexing="ij"), axis=-1).reshape(-1, dimension)
+
+    def fill(self, region: Region, count: int, key: RandomKey) -> Float[Array, "m d"]:
+        # A grid comes in order, so that a run of it would cover a part of a face only: each face has its own.
+        each = self.unit(region.dimension, max(count // region.faces, 1), key)
+        return jnp.tile(each, (region.faces, 1))
 
 
 class Redrawn(Sampler):

@@ -1,7 +1,7 @@
 """Models: Equinox modules that act on one point. Any other callable pytree does as well."""
 
 from ravine.models.embeddings import Compose, Fourier, Periodic, Scale
-from ravine.models.hard import Constrained
+from ravine.models.hard import Constrained, Odd
 from ravine.models.mlp import MLP
 
-__all__ = ["MLP", "Compose", "Constrained", "Fourier", "Periodic", "Scale"]
+__all__ = ["MLP", "Compose", "Constrained", "Fourier", "Odd", "Periodic", "Scale"]

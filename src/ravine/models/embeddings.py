@@ -79,22 +79,25 @@ class Periodic(eqx.Module):
 
     Suchuan Dong and Naxian Ni, *A method for representing periodic functions and enforcing exactly periodic boundary
     conditions with deep neural networks*, 2021. The output holds the other coordinates first, then the cosines and
-    sines: d − 1 + 2·harmonics numbers.
+    sines: d − 1 + 2·harmonics numbers. With `even`, cosines only, for solutions that are even in the coordinate:
+    d − 1 + harmonics numbers.
     """
 
     axis: int = eqx.field(static=True)
     period: float = eqx.field(static=True)
     harmonics: int = eqx.field(static=True)
+    even: bool = eqx.field(static=True)
 
-    def __init__(self, axis: int, period: float, *, harmonics: int = 1):
+    def __init__(self, axis: int, period: float, *, harmonics: int = 1, even: bool = False):
         if period <= 0 or harmonics < 1:
             raise ValueError(f"Periodic: period and harmonics must be positive, got {period=}, {harmonics=}.")
-        self.axis, self.period, self.harmonics = axis, float(period), harmonics
+        self.axis, self.period, self.harmonics, self.even = axis, float(period), harmonics, even
 
     def __call__(self, x: Point) -> Float[Array, "k"]:
         angles = x[self.axis] * (2 * np.pi / self.period) * jnp.arange(1, self.harmonics + 1, dtype=x.dtype)
         rest = jnp.delete(x, self.axis, assume_unique_indices=True)
-        return jnp.concatenate([rest, jnp.cos(angles), jnp.sin(angles)])
+        waves = [jnp.cos(angles)] if self.even else [jnp.cos(angles), jnp.sin(angles)]
+        return jnp.concatenate([rest, *waves])
 
 
 class Fourier(eqx.Module):

@@ -22,8 +22,8 @@ class Auto:
 
     def __call__(self, objective: Objective, theta: Vector, batch: Batch) -> Plan:
         n, m, bits = theta.shape[0], objective.size(batch), 8 * theta.dtype.itemsize
-        # Phases end when the independent loss no longer falls by a third within a sixth of the budget.
-        stall = stalled(seconds=self.seconds / 6, factor=1.5, key="test_loss" if not objective.bare else "loss")
+        # Phases end when the independent loss has not fallen by a fifth within a fifth of the budget.
+        stall = stalled(seconds=self.seconds / 5, factor=1.2, key="test_loss" if not objective.bare else "loss")
         reasons, phases = [f"n = {n:,} parameters, m = {m:,} rows, float{bits}."], []
         if n > DENSE:
             phases.append(Phase(presets.adam(1e-3), until=stall, name="adam"))

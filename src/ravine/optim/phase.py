@@ -46,7 +46,8 @@ class Phase:
 
 def check_budget(steps: int | None, seconds: float | None) -> None:
     """**Raises:** `ValueError` unless both are positive and finite, or None."""
-    if steps is not None and (isinstance(steps, bool) or int(steps) != steps or not 1 <= steps < 2**31):
+    whole = steps is not None and not isinstance(steps, bool) and math.isfinite(steps) and int(steps) == steps
+    if steps is not None and not (whole and 1 <= steps < 2**31):
         raise ValueError(f"The step budget must be a whole number from 1 to 2³¹ − 1, got {steps!r}.")
     if seconds is not None and not (math.isfinite(seconds) and 0 < seconds <= 1e8):
         raise ValueError(f"The time budget must be a positive number of seconds (at most 10⁸), got {seconds!r}.")

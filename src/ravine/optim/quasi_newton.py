@@ -72,7 +72,7 @@ class Broyden(Direction):
     goes back to a scaled identity when the search failed or when −H∇L does not point downhill. With `scale`, the first
     H is yᵀs/yᵀy · I (Nocedal and Wright, 2006, equation 6.20).
 
-    **Cost:** about 10 n² flops and four passes over 8n² bytes a step.
+    **Cost:** about 10 n² flops a step; the 8n² bytes of H are read three times and written once.
     """
 
     update: Update
@@ -92,29 +92,32 @@ class Broyden(Direction):
         good = (previous.count > 0) & ~previous.failed & (sy > guard)
         sy, yy = jnp.where(good, sy, 1), jnp.where(good, yy, 1)
         first = sy / yy if self.scale else jnp.ones((), s.dtype)
-        # The initial scaling comes in as a factor, so that H is passed over only once.
-        factor = jnp.where(state.fresh & good, first, 1)
-        hy = factor * jnp.matmul(state.inverse, y, precision=lax.Precision.HIGHEST)
+        # A fresh H stands for factor·I, whatever is stored: it is reset, and first scaled, without a pass of its own.
+        fresh = state.fresh | previous.failed
+        factor = jnp.where(good, first, 1)
+        # Two products with vectors: one with both columns would have H packed, and take twice the time of the two.
+        hy, hg = (
+            jnp.where(fresh, factor * v, jnp.matmul(state.inverse, v, precision=lax.Precision.HIGHEST))
+            for v in (y, grad)
+        )
         yhy = jnp.where(good, jnp.dot(y, hy), 1)
-        # B s = −t∇L, except after the first scaling, where B = I/factor.
-        b = jnp.where(state.fresh, jnp.dot(s, s) / factor, -previous.t * jnp.dot(s, previous.grad)) / sy
+        # B s = −t∇L, except from factor·I.
+        b = jnp.where(fresh, jnp.dot(s, s) / factor, -previous.t * jnp.dot(s, previous.grad)) / sy
         tau, phi = self.update(s, y, hy, jnp.where(good, b, 1))
         good = good & (yhy > 0) & jnp.isfinite(phi) & (tau > 0)
         tau, phi = jnp.where(good, tau, 1), jnp.where(good, phi, 0)
-        # H⁺ = H·factor/τ + c₁ (Hy)(Hy)ᵀ + c₂ (s(Hy)ᵀ + (Hy)sᵀ) + c₃ ssᵀ, with all c zero when the pair is skipped.
+        # H⁺ = H/τ + c₁ (Hy)(Hy)ᵀ + c₂ (s(Hy)ᵀ + (Hy)sᵀ) + c₃ ssᵀ, with all c zero when the pair is skipped.
         c1 = jnp.where(good, (phi - 1) / (tau * yhy), 0)
         c2 = jnp.where(good, -phi / (tau * sy), 0)
         c3 = jnp.where(good, phi * yhy / (tau * sy**2) + 1 / sy, 0)
-        left = c1 * hy + c2 * s
-        right = c2 * hy + c3 * s
-        inverse = (factor / tau) * state.inverse + (left[:, None] * hy[None, :] + right[:, None] * s[None, :])
-        direction = -jnp.matmul(inverse, grad, precision=lax.Precision.HIGHEST)
-        broken = previous.failed | ~(jnp.dot(direction, grad) < 0)
-        norm = jnp.linalg.norm(grad)
-        fresh = broken | (state.fresh & ~good)
-        inverse = lax.cond(broken, lambda: jnp.eye(s.shape[0], dtype=s.dtype), lambda: inverse)
+        left, right = c1 * hy + c2 * s, c2 * hy + c3 * s
+        direction = -(hg / tau + left * jnp.dot(hy, grad) + right * jnp.dot(s, grad))
+        place = jnp.arange(s.shape[0])
+        old = jnp.where(fresh, jnp.where(place[:, None] == place, factor, 0), state.inverse)
+        inverse = old / tau + (left[:, None] * hy[None, :] + right[:, None] * s[None, :])
+        fresh = (fresh & ~good) | ~(jnp.dot(direction, grad) < 0)
         # From the identity, a first trial of length one at most.
-        direction = jnp.where(fresh, -grad / jnp.maximum(norm, 1), direction)
+        direction = jnp.where(fresh, -grad / jnp.maximum(jnp.linalg.norm(grad), 1), direction)
         return Line(direction, grad), _DenseState(inverse, fresh)
 
 

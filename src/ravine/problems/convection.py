@@ -31,7 +31,7 @@ def elapsed(z):
     return z[1]
 
 
-def convection(*, points: int = 2000, width: int = 20, depth: int = 3, sampling: Sampling = "fixed") -> Problem:
+def convection(*, points: int = 1500, width: int = 30, depth: int = 2, sampling: Sampling = "fixed") -> Problem:
     """u_t + 40 u_x = 0 on [0, 2π] × [0, 1], periodic in x, u(x, 0) = sin x.
 
     Periodicity and the initial condition hold by construction. Reference: sin(x − 40t) on a 257 × 101 grid. Best
