@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.core import Tracer
 from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, PartitionSpec
 
@@ -76,7 +77,7 @@ class Term(eqx.Module):
 
     def __check_init__(self):
         # Under `vmap` or `jit` a weight may be abstract; only a concrete one can be judged.
-        abstract = isinstance(self.weight, jax.core.Tracer) or not isinstance(
+        abstract = isinstance(self.weight, Tracer) or not isinstance(
             self.weight, (int, float, np.ndarray, jax.Array)
         )
         if not abstract and not np.all(np.isfinite(self.weight) & (np.asarray(self.weight) >= 0)):
