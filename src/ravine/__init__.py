@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ravine.domains import Box, Region
     from ravine.easy import least_squares, minimise
     from ravine.formulations import boundary, initial, logistic, penalty, residual, supervised
+    from ravine.hardware import use_cores
     from ravine.objective import Layout, Linearisation, Objective, Term, Weighted, identity, squared
     from ravine.optim.auto import auto
     from ravine.optim.first_order import Steepest, Transform
@@ -58,6 +59,7 @@ _NAMES_OF = {
     "domains": ("Box", "Region"),
     "easy": ("least_squares", "minimise"),
     "formulations": ("boundary", "initial", "logistic", "penalty", "residual", "supervised"),
+    "hardware": ("use_cores",),
     "objective": ("Layout", "Linearisation", "Objective", "Term", "Weighted", "identity", "squared"),
     "optim.auto": ("auto",),
     "optim.first_order": ("Steepest", "Transform"),
@@ -168,6 +170,7 @@ __all__ = [
     "supervised",
     "taylor",
     "train",
+    "use_cores",
 ]
 
 

@@ -77,9 +77,7 @@ class Term(eqx.Module):
 
     def __check_init__(self):
         # Under `vmap` or `jit` a weight may be abstract; only a concrete one can be judged.
-        abstract = isinstance(self.weight, Tracer) or not isinstance(
-            self.weight, (int, float, np.ndarray, jax.Array)
-        )
+        abstract = isinstance(self.weight, Tracer) or not isinstance(self.weight, (int, float, np.ndarray, jax.Array))
         if not abstract and not np.all(np.isfinite(self.weight) & (np.asarray(self.weight) >= 0)):
             raise ValueError(
                 f"Term {self.name!r}: its weight is {self.weight}, but a weight must be finite and not negative."

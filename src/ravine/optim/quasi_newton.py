@@ -113,7 +113,7 @@ class Broyden(Direction):
         left, right = c1 * hy + c2 * s, c2 * hy + c3 * s
         direction = -(hg / tau + left * jnp.dot(hy, grad) + right * jnp.dot(s, grad))
         place = jnp.arange(s.shape[0])
-        old = jnp.where(fresh, jnp.where(place[:, None] == place, factor, 0), state.inverse)
+        old = jnp.where(fresh, jnp.where(place[:, None] == place[None, :], factor, 0), state.inverse)
         inverse = old / tau + (left[:, None] * hy[None, :] + right[:, None] * s[None, :])
         fresh = (fresh & ~good) | ~(jnp.dot(direction, grad) < 0)
         # From the identity, a first trial of length one at most.

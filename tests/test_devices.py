@@ -1,0 +1,84 @@
+"""Points shared out over devices give what one device gives; each check runs in a process with two devices."""
+
+import subprocess
+import sys
+import textwrap
+
+SETUP = """
+import jax, jax.numpy as jnp, numpy as np
+jax.config.update("jax_enable_x64", True)
+import ravine as rv
+assert rv.use_cores(2) == 2 and jax.device_count() == 2
+
+problem = rv.problems.make("poisson1d", points=37, width=5)
+"""
+
+
+def run(code: str) -> str:
+    script = textwrap.dedent(SETUP) + textwrap.dedent(code)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def test_every_part_of_a_linearisation_is_the_same_on_two_devices():
+    run("""
+    objective, theta, sampler = problem.objective(jax.random.key(0), block=8)
+    batch = sampler.init(jax.random.key(1)).batch
+    mesh = jax.make_mesh((2,), ("points",), (jax.sharding.AxisType.Auto,))
+    v, r = jnp.cos(jnp.arange(theta.size)), jnp.sin(jnp.arange(37.0))
+    parts = {
+        "value": lambda lin: lin.value,
+        "grad": lambda lin: lin.grad,
+        "call": lambda lin: lin.objective(lin.theta, lin.batch),
+        "autodiff": lambda lin: jax.grad(lin.objective)(lin.theta, lin.batch),
+        "residual": lambda lin: lin.residual,
+        "jvp": lambda lin: lin.jvp(v),
+        "vjp": lambda lin: lin.vjp(r),
+        "jacobian": lambda lin: lin.jacobian(),
+        "gram": lambda lin: lin.gram(),
+        "kernel": lambda lin: lin.kernel(),
+        "second": lambda lin: lin.second(v),
+        "hessian": lambda lin: lin.hessian_product(v),
+    }
+    for name, part in parts.items():
+        one = jax.jit(lambda t: part(objective.linearise(t, batch)))(theta)
+        two = jax.jit(lambda t: part(objective.over(mesh).linearise(t, batch)))(theta)
+        np.testing.assert_allclose(two, one, rtol=1e-12, atol=1e-12 * float(jnp.max(jnp.abs(one))), err_msg=name)
+    """)
+
+
+def test_training_on_two_devices_follows_training_on_one():
+    run("""
+    for method in (rv.adam(), rv.ssbroyden(), rv.levenberg_marquardt()):
+        ends = [
+            rv.train(problem, rv.Phase(method, steps=6), key=jax.random.key(0), devices=devices).theta
+            for devices in (1, 2)
+        ]
+        np.testing.assert_allclose(np.asarray(ends[1]), np.asarray(ends[0]), rtol=1e-7, atol=1e-9)
+    """)
+
+
+def test_a_run_on_two_devices_resumes_bit_for_bit(tmp_path):
+    run(f"""
+    import dataclasses
+    problem = dataclasses.replace(problem, sampler=rv.RAD(rv.Sobol(rv.Box((0.0,), (1.0,)), pde=37), every=5))
+    phase = lambda steps: rv.Phase(rv.ssbroyden(), steps=steps, name="ssbroyden")
+    whole = rv.train(problem, phase(16), key=jax.random.key(0))
+    half = rv.train(problem, phase(9), key=jax.random.key(0))
+    half.save({str(tmp_path / "half")!r})
+    half = rv.load({str(tmp_path / "half")!r}, problem=problem, phases=phase(9))
+    again = rv.train(problem, phase(16), key=jax.random.key(0), resume=half)
+    assert np.array_equal(np.asarray(again.theta), np.asarray(whole.theta))
+    """)
+
+
+def test_more_devices_than_there_are_is_refused():
+    out = run("""
+    try:
+        rv.train(problem, rv.Phase(rv.adam(), steps=1), key=jax.random.key(0), devices=3)
+    except ValueError as error:
+        print(error)
+    """)
+    assert "devices=3, but JAX sees 2" in out
+    assert "use_cores" in out

@@ -1,0 +1,61 @@
+"""Sine and cosine that vectorise; symmetries that hold by construction."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import ravine as rv
+from ravine.calculus import sincos
+
+
+@pytest.mark.parametrize("scale", [1e-8, 1.0, 30.0, 1e5])
+def test_sine_and_cosine_are_exact_to_rounding(scale):
+    x = np.concatenate([np.linspace(-scale, scale, 4001), np.arange(-8, 9) * np.pi / 4])
+    sin, cos = sincos(jnp.asarray(x))
+    np.testing.assert_allclose(sin, np.sin(x), rtol=0, atol=4e-16)
+    np.testing.assert_allclose(cos, np.cos(x), rtol=0, atol=4e-16)
+
+
+def test_sine_differentiates_as_sine():
+    third = jax.grad(jax.grad(jax.grad(lambda x: sincos(x)[0])))
+    for x in (-3.0, 0.2, 12.0):
+        assert float(third(jnp.asarray(x))) == pytest.approx(-np.cos(x), abs=1e-15)
+
+
+def test_sine_in_float32_is_left_to_the_compiler():
+    x = jnp.linspace(-9, 9, 101, dtype=jnp.float32)
+    assert sincos(x)[0].dtype == jnp.float32
+    np.testing.assert_allclose(sincos(x)[0], np.sin(np.asarray(x)), atol=1e-6)
+
+
+def network(inputs, key=0):
+    return rv.models.MLP(inputs, "scalar", width=7, depth=2, key=jax.random.key(key))
+
+
+def test_odd_is_odd_and_its_derivatives_are_those_of_its_value():
+    u = rv.models.Odd(network(2), axis=0)
+    here, there = jnp.array([0.3, 0.8]), jnp.array([-0.3, 0.8])
+    assert float(u(here)) == -float(u(there)) != 0.0
+    plain = lambda z: (u.network(z) - u.network(z * jnp.array([-1.0, 1.0]))) / 2
+    found = rv.partials(u, here, (), 0, 1, (0, 0), (1, 1))
+    gradient, hessian = jax.grad(plain)(here), jax.hessian(plain)(here)
+    expected = [plain(here), gradient[0], gradient[1], hessian[0, 0], hessian[1, 1]]
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+def test_cosines_alone_are_even():
+    embedding = rv.models.Periodic(0, 2.0, harmonics=3, even=True)
+    u = rv.models.Compose(embedding, network(4))
+    assert float(u(jnp.array([0.4, 0.1]))) == float(u(jnp.array([-0.4, 0.1])))
+    assert embedding(jnp.array([0.4, 0.1])).shape == (4,)
+
+
+def test_burgers_and_allen_cahn_have_the_symmetry_of_their_references():
+    for name, sign in (("burgers", -1), ("allen_cahn", 1)):
+        problem = rv.problems.make(name, width=6)
+        values = problem.reference.values
+        np.testing.assert_allclose(values, sign * values[::-1], atol=1e-10)
+        model = problem.model(jax.random.key(0))
+        x = jnp.array([0.37, 0.6])
+        assert float(model(x * jnp.array([-1.0, 1.0]))) == pytest.approx(sign * float(model(x)), abs=1e-14)
