@@ -329,7 +329,7 @@ class _Loop:
     def _phase(self, number: int, theta: Vector, sampler: SamplerState, *, fresh: bool) -> Stop:
         phase = self.plan.phases[number]
         optimizer = numbers(phase.optimizer, theta.dtype)
-        self._tell("phase", message=f"phase {number + 1} of {len(self.plan.phases)}: {phase.name or 'optimizer'}")
+        self._tell("phase", message=f"phase {number + 1} of {len(self.plan.phases)}: {phase.label}")
         if fresh:
             # Number and carry change together, so that an interruption while this compiles loses nothing.
             carry = self._timed(first_carry, self.objective, optimizer, theta, sampler, compiling=True)
@@ -427,7 +427,7 @@ class _Loop:
         info, phase = self.carry.info, self.plan.phases[self.phase]
         return {
             "phase": self.phase,
-            "method": phase.name,
+            "method": phase.label,
             "step": self.steps,
             "seconds": self.seconds,
             "compile_seconds": self.compile_seconds,

@@ -43,6 +43,12 @@ class Phase:
             )
         check_budget(self.steps, self.seconds)
 
+    @property
+    def label(self) -> str:
+        """The name, or direction and search where none was given: "Broyden + Wolfe"."""
+        parts = (type(self.optimizer.direction).__name__, type(self.optimizer.search).__name__)
+        return self.name or " + ".join(parts)
+
 
 def check_budget(steps: int | None, seconds: float | None) -> None:
     """**Raises:** `ValueError` unless both are positive and finite, or None."""
@@ -67,9 +73,7 @@ class Plan:
             raise ValueError("A plan needs at least one phase.")
         for phase in self.phases:
             if phase.steps is None and phase.seconds is None and phase.until is None and self.seconds is None:
-                raise ValueError(
-                    f"The phase {phase.name or phase.optimizer!r} would never end: give it steps=, seconds= or until=."
-                )
+                raise ValueError(f"The phase {phase.label} would never end: give it steps=, seconds= or until=.")
 
 
 def stalled(*, seconds: float, factor: float, key: str = "loss") -> Until:
