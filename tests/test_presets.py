@@ -73,7 +73,8 @@ def test_jit_changes_nothing_but_rounding(method):
         np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("method", cases.OPTIMIZERS)
+# One of each direction and search: the other presets differ in numbers only.
+@pytest.mark.parametrize("method", ["adam", "gradient_descent", "lbfgs", "ssbroyden", "levenberg_marquardt"])
 def test_order_of_points_and_terms_does_not_matter(method):
     """The objective is a sum: two steps from any order agree to rounding."""
     line = lambda c, z: c["a"] * z[0] ** 2 + jnp.tanh(c["b"] * z[1])

@@ -162,8 +162,9 @@ def density(power, floor):
     return p * share / (p @ share)
 
 
-@pytest.mark.parametrize("power,floor", [(1.0, 1.0), (2.0, 0.0), (2.0, 1.0), (0.0, 1.0)])
-@pytest.mark.parametrize("dimension", [1, 2])
+@pytest.mark.parametrize(
+    "power,floor,dimension", [(1.0, 1.0, 1), (2.0, 0.0, 1), (2.0, 1.0, 1), (0.0, 1.0, 1), (1.0, 1.0, 2)]
+)
 def test_rad_density_is_the_formula(power, floor, dimension):
     x = adapted(power, floor, dimension)
     assert np.mean(x[:, 0] < 0.25) == pytest.approx(density(power, floor)[0], abs=0.01)
