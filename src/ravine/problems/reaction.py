@@ -31,20 +31,26 @@ def elapsed(z):
     return z[1]
 
 
-def reaction(*, points: int = 2000, width: int = 20, depth: int = 3, sampling: Sampling = "fixed") -> Problem:
+def fold(z):
+    """(π − |x − π|, t): makes what follows even about π. The kink does no harm: nothing is differentiated in x."""
+    return jnp.stack([jnp.pi - jnp.abs(z[0] - jnp.pi), z[1]])
+
+
+def reaction(*, points: int = 1000, width: int = 20, depth: int = 3, sampling: Sampling = "fixed") -> Problem:
     """u_t = 5 u (1 − u) on [0, 2π] × [0, 1], u(x, 0) a Gaussian at π of width π/4.
 
-    The initial condition holds by construction. The equation has no derivative in x, so the periodicity that the
-    problem is usually stated with holds as far as it does at the start. Reference: the logistic formula on a
-    257 × 101 grid. Best published relative L2 error seen: 9.9e-3 (NysNewton-CG, soft conditions).
+    The initial condition holds by construction, and so does the symmetry about x = π, so that points are needed for
+    x < π only. The equation has no derivative in x, so the periodicity that the problem is usually stated with holds as
+    far as it does at the start. Reference: the logistic formula on a 257 × 101 grid. Best published relative L2 error
+    seen: 9.9e-3 (NysNewton-CG, soft conditions).
     """
-    box = Box((0.0, 0.0), (2 * np.pi, 1.0), time=True)
+    half = Box((0.0, 0.0), (np.pi, 1.0), time=True)
     x, t = np.linspace(0, 2 * np.pi, 257), np.linspace(0, 1, 101)
     network = lambda key: MLP(2, "scalar", width=width, depth=depth, key=key)
     return Problem(
         terms=(residual("pde", equation),),
-        sampler=sampled(Sobol(box, pde=points), sampling, every=300),
-        model=lambda key: Constrained(Compose(Scale(box.low, box.high), network(key)), start, elapsed),
+        sampler=sampled(Sobol(half, pde=points), sampling, every=300),
+        model=lambda key: Constrained(Compose(fold, Scale(half.low, half.high), network(key)), start, elapsed),
         reference=GridReference((x, t), reference.reaction(x[:, None], t[None, :], RATE), ("x", "t")),
         name="reaction",
         options={"points": points, "width": width, "depth": depth, "sampling": sampling},
