@@ -59,3 +59,12 @@ def test_burgers_and_allen_cahn_have_the_symmetry_of_their_references():
         model = problem.model(jax.random.key(0))
         x = jnp.array([0.37, 0.6])
         assert float(model(x * jnp.array([-1.0, 1.0]))) == pytest.approx(sign * float(model(x)), abs=1e-14)
+
+
+def test_a_model_may_hold_functions():
+    """Plain functions among the parts of a model are no arrays, and no obstacle to counting rows."""
+    problem = rv.problems.make("reaction", width=5, points=11)
+    objective, theta, sampler = problem.objective(jax.random.key(0))
+    assert objective.size(sampler.init(jax.random.key(1)).batch) == 11
+    plan = rv.auto(seconds=5.0)(objective, theta, sampler.init(jax.random.key(1)).batch)
+    assert plan.phases[0].name == "ssbroyden"

@@ -299,7 +299,8 @@ class Objective(eqx.Module):
 
     def size(self, batch: Batch) -> int:
         """m: how many residual rows the batch gives."""
-        model = jax.eval_shape(self.model, jax.ShapeDtypeStruct((self.parameters,), self.layout.dtype))
+        theta = jax.ShapeDtypeStruct((self.parameters,), self.layout.dtype)
+        model = eqx.filter_eval_shape(self.model, theta)
         rows = 0
         for term in self.terms:
             points, _ = self.entry(term, batch)
