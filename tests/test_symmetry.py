@@ -68,3 +68,13 @@ def test_a_model_may_hold_functions():
     assert objective.size(sampler.init(jax.random.key(1)).batch) == 11
     plan = rv.auto(seconds=5.0)(objective, theta, sampler.init(jax.random.key(1)).batch)
     assert plan.phases[0].name == "ssbroyden"
+
+
+def test_a_model_that_holds_functions_is_drawn_and_saved(tmp_path):
+    from ravine import plots
+
+    problem = rv.problems.make("reaction", width=4, points=16)
+    run = rv.train(problem, rv.Phase(rv.adam(), steps=2, name="adam"), key=jax.random.key(0))
+    plots.save(run, tmp_path / "figure.png")
+    run.save(tmp_path / "run")
+    assert np.array_equal(rv.load(tmp_path / "run").theta, run.theta)

@@ -7,6 +7,7 @@ known, the points it was trained on, and the convergence against wall time. `sav
 import math
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -146,7 +147,7 @@ def _phases(axes: Axes, history, wall: np.ndarray) -> None:
 def _evaluate(run: Run, grid: GridReference) -> np.ndarray:
     """The model on the reference grid."""
     points = jnp.asarray(grid.points, run.theta.dtype)
-    found = jax.jit(lambda model, z: jax.lax.map(model, z, batch_size=4096))(run.model, points)
+    found = eqx.filter_jit(lambda model, z: jax.lax.map(model, z, batch_size=4096))(run.model, points)
     return np.asarray(found, np.float64).reshape(grid.values.shape)
 
 
