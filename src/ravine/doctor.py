@@ -10,6 +10,8 @@ import platform
 from collections.abc import Mapping
 from pathlib import Path
 
+from ravine.hardware import cores
+
 THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 # glibc hands large temporaries back to the kernel and pages them in anew at every evaluation, unless told to keep them.
 # Evaluations in blocks of points (`ravine.train`) have small ones, so this is reported, not advised.
@@ -24,13 +26,6 @@ class Finding:
     value: str
     why: str = ""
     line: str = ""
-
-
-def cores() -> int:
-    """How many cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def load(seconds: float = 0.2) -> float:

@@ -2,7 +2,12 @@
 
 import os
 
-import jax
+
+def cores() -> int:
+    """How many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def use_cores(count: int | None = None) -> int:
@@ -17,7 +22,10 @@ def use_cores(count: int | None = None) -> int:
     **Raises:** `RuntimeError` when JAX has started with another number of devices already, `ValueError` for a count
     below one.
     """
-    count = len(os.sched_getaffinity(0)) if count is None else count
+    # Here, so that whoever only counts cores need not wait for JAX.
+    import jax
+
+    count = cores() if count is None else count
     if count < 1:
         raise ValueError(f"use_cores: count is {count}, but must be at least 1.")
     jax.config.update("jax_num_cpu_devices", count)
