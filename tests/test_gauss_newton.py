@@ -10,7 +10,7 @@ import pytest
 import cases
 import oracles
 import ravine as rv
-from ravine.linalg import damped_qr, shifted_cholesky, solve_cholesky
+from ravine.linalg import damped_qr, gram, shifted_cholesky, solve_cholesky, solve_qr, symmetric_product
 from ravine.optim.path import Previous
 
 NOTHING = Previous(jnp.zeros(1), None, None, jnp.zeros(()), jnp.array(False), jnp.int32(0))
@@ -119,7 +119,7 @@ def test_qr_keeps_digits_that_squaring_loses():
     u, v = (np.linalg.qr(rng.normal(size=shape))[0] for shape in ((10, 4), (4, 4)))
     matrix = u @ np.diag([1.0, 1e-3, 1e-6, 1e-9]) @ v.T
     right = matrix @ np.ones(4)
-    found, _ = damped_qr(jnp.asarray(matrix), jnp.asarray(right), jnp.asarray(1e-30))
+    found = solve_qr(*damped_qr(jnp.asarray(matrix), jnp.asarray(1e-30)), jnp.asarray(right))
     np.testing.assert_allclose(found, np.ones(4), atol=1e-5)
     factor, _, _ = shifted_cholesky(jnp.asarray(matrix.T @ matrix), jnp.asarray(1e-30))
     assert np.abs(solve_cholesky(factor, jnp.asarray(matrix.T @ right)) - 1).max() > 1e-3
@@ -130,7 +130,7 @@ def test_auto_takes_the_smaller_space():
     for m, n, size in ((12, 4, 4), (3, 8, 3)):
         _, _, objective, theta = linear(m, n)
         path, _ = rv.GaussNewton()(objective.linearise(theta, None), theta, None, NOTHING, key=cases.KEY)
-        assert path.matrix.shape == (size, size)
+        assert path.metric.arrays[0].shape == (size, size)
 
 
 # --------------------------------------------------------------------------------------------------- linear algebra
@@ -139,10 +139,21 @@ def test_auto_takes_the_smaller_space():
 def test_damped_qr_solves_the_augmented_problem():
     rng = np.random.default_rng(5)
     matrix, right = rng.normal(size=(7, 4)), rng.normal(size=7)
-    found, r = damped_qr(jnp.asarray(matrix), jnp.asarray(right), jnp.asarray(0.3))
+    q, r = damped_qr(jnp.asarray(matrix), jnp.asarray(0.3))
+    found = solve_qr(q, r, jnp.asarray(right))
     exact = np.linalg.lstsq(np.vstack([matrix, np.sqrt(0.3) * np.eye(4)]), np.append(right, np.zeros(4)))[0]
     np.testing.assert_allclose(found, exact, atol=1e-12)
     np.testing.assert_allclose(r.T @ r, matrix.T @ matrix + 0.3 * np.eye(4), atol=1e-12)
+
+
+@pytest.mark.parametrize("rows", [5, 191, 192, 500])
+def test_products_with_the_transpose(rows):
+    """Below and above the size from which blocks are mirrored, and where the last block is a short one."""
+    matrix = np.random.default_rng(rows).normal(size=(rows, 40))
+    exact = matrix @ matrix.T
+    for found in (symmetric_product(jnp.asarray(matrix)), jax.jit(gram)(jnp.asarray(matrix.T))):
+        np.testing.assert_allclose(found, exact, atol=1e-12 * np.abs(exact).max())
+        np.testing.assert_array_equal(np.tril(found, -200), np.triu(found, 200).T)
 
 
 def test_shifted_cholesky_of_a_definite_matrix():

@@ -1,5 +1,7 @@
 """Quasi-Newton updates against textbook formulas, and the identities that tie the methods together."""
 
+import dataclasses
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -9,7 +11,7 @@ import pytest
 import cases
 import oracles
 import ravine as rv
-from ravine.optim.quasi_newton import _DenseState, self_scaled, self_scaled_broyden, unscaled
+from ravine.optim.quasi_newton import self_scaled, self_scaled_broyden, unscaled
 from ravine.optim.search import Search
 
 FAMILY = {"bfgs": unscaled, "ssbfgs": self_scaled, "ssbroyden": self_scaled_broyden}
@@ -59,15 +61,27 @@ def problem(seed: int, n: int = 6):
     return inverse, s, y, t, grad
 
 
+def holding(direction, inverse, grad):
+    """The state of a direction whose H is `inverse` after a step that started from `grad`."""
+    objective, theta = rv.Objective.from_loss(rosenbrock, jnp.ones(grad.size))
+    return dataclasses.replace(
+        direction.init(objective, theta),
+        base=jnp.asarray(inverse),
+        identity=jnp.array(False),
+        product=jnp.asarray(inverse @ grad),
+        fresh=jnp.array(False),
+    )
+
+
 def updated(update, inverse, s, y, t, grad):
     """H⁺ as the library computes it after an accepted step of length t."""
     objective, theta = rv.Objective.from_loss(rosenbrock, jnp.ones(s.size))
     previous = rv.Previous(
         jnp.asarray(s), jnp.asarray(y), jnp.asarray(grad), jnp.asarray(t), jnp.array(False), jnp.int32(3)
     )
-    state = _DenseState(jnp.asarray(inverse), jnp.array(False))
+    direction = rv.Broyden(update)
     after = jnp.asarray(grad + y)
-    found, state = direct(rv.Broyden(update), objective, theta, state, previous, after)
+    found, state = direct(direction, objective, theta, holding(direction, inverse, grad), previous, after)
     np.testing.assert_allclose(found, -state.inverse @ after, rtol=1e-10)
     return np.asarray(state.inverse)
 
@@ -110,6 +124,37 @@ def test_secant_equation_symmetry_and_positive_definiteness(name, seed):
     np.testing.assert_allclose(found @ y, s, atol=1e-9 * np.linalg.norm(s) * np.linalg.cond(inverse) ** 0.5)
     np.testing.assert_allclose(found, found.T, atol=1e-12 * np.abs(found).max())
     assert np.linalg.eigvalsh((found + found.T) / 2).min() > 0
+
+
+@pytest.mark.parametrize("name", FAMILY)
+@pytest.mark.parametrize("delay", [1, 3, 16])
+def test_delayed_updates_are_the_updates(name, delay):
+    """Many pairs, on points that change now and then: H and H∇L as if every pair had been worked in at once."""
+    n = 7
+    inverse, _, _, _, grad = problem(2, n)
+    direction = rv.Broyden(FAMILY[name], delay=delay)
+    objective, theta = rv.Objective.from_loss(rosenbrock, jnp.ones(n))
+    state, dense = holding(direction, inverse, grad), inverse
+    rng = np.random.default_rng(7)
+    for number in range(20):
+        t = rng.uniform(0.1, 2)
+        s = -t * dense @ grad
+        other = rng.normal(size=(n, n))
+        y = (other @ other.T + 0.1 * np.eye(n)) @ s / n
+        b = s @ np.linalg.solve(dense, s) / (y @ s)
+        tau, phi = {
+            "bfgs": (1.0, 1.0),
+            "ssbfgs": (min(1.0, 1 / b), 1.0),
+            "ssbroyden": oracles.self_scaled_numbers(dense, s, y),
+        }[name]
+        previous = rv.Previous(
+            jnp.asarray(s), jnp.asarray(y), jnp.asarray(grad), jnp.asarray(t), jnp.array(False), jnp.int32(number + 1)
+        )
+        grad = rng.normal(size=n) if number % 5 == 4 else grad + y  # new points, or the same
+        found, state = direct(direction, objective, theta, state, previous, jnp.asarray(grad))
+        dense = oracles.broyden_family(dense, s, y, tau, phi)
+        np.testing.assert_allclose(state.inverse, dense, rtol=1e-6, atol=1e-8 * np.abs(dense).max())
+        np.testing.assert_allclose(found, -dense @ grad, rtol=1e-6, atol=1e-7 * np.abs(dense @ grad).max())
 
 
 @pytest.mark.parametrize("name", FAMILY)
@@ -210,7 +255,7 @@ def test_failed_search_starts_again_from_steepest_descent():
     previous = rv.Previous(
         jnp.asarray(s), jnp.asarray(y), jnp.asarray(grad), jnp.asarray(t), jnp.array(True), jnp.int32(3)
     )
-    state = _DenseState(jnp.asarray(inverse), jnp.array(False))
+    state = holding(rv.Broyden(unscaled), inverse, grad)
     grad = jnp.array([3.0, -1.0, 0.0, 2.0])
     found, state = direct(rv.Broyden(unscaled), objective, theta, state, previous, grad)
     np.testing.assert_array_equal(state.inverse, np.eye(4))

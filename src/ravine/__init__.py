@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from ravine.easy import least_squares, minimise
     from ravine.formulations import boundary, initial, logistic, penalty, residual, supervised
     from ravine.hardware import use_cores
-    from ravine.objective import Layout, Linearisation, Objective, Term, Weighted, identity, squared
+    from ravine.layout import Layout
+    from ravine.objective import Linearisation, Objective
     from ravine.optim.auto import auto
     from ravine.optim.first_order import Steepest, Transform
     from ravine.optim.gauss_newton import GaussNewton
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from ravine.problems.problem import GridReference, ParameterReference, Problem, relative_l2
     from ravine.run import History, Run
     from ravine.samplers import RAD, Constant, Grid, Minibatches, Redrawn, Sampler, Sobol, Uniform
+    from ravine.terms import Term, Weighted, identity, squared
     from ravine.train import train
 
 __version__ = "0.1.0"
@@ -60,7 +62,8 @@ _NAMES_OF = {
     "easy": ("least_squares", "minimise"),
     "formulations": ("boundary", "initial", "logistic", "penalty", "residual", "supervised"),
     "hardware": ("use_cores",),
-    "objective": ("Layout", "Linearisation", "Objective", "Term", "Weighted", "identity", "squared"),
+    "layout": ("Layout",),
+    "objective": ("Linearisation", "Objective"),
     "optim.auto": ("auto",),
     "optim.first_order": ("Steepest", "Transform"),
     "optim.gauss_newton": ("GaussNewton",),
@@ -85,6 +88,7 @@ _NAMES_OF = {
     "problems.problem": ("GridReference", "ParameterReference", "Problem", "relative_l2"),
     "run": ("History", "Run"),
     "samplers": ("RAD", "Constant", "Grid", "Minibatches", "Redrawn", "Sampler", "Sobol", "Uniform"),
+    "terms": ("Term", "Weighted", "identity", "squared"),
     "train": ("train",),
 }
 _HOME = {name: f"ravine.{module}" for module, names in _NAMES_OF.items() for name in names}

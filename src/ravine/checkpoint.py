@@ -266,7 +266,7 @@ def load(path: str | os.PathLike, *, problem: Problem | None = None, phases: Pha
         )
     _check_dtype(config, folder)
     model_key, points_key, _, _ = subkeys(key)
-    objective, theta, sampler = problem.objective(model_key, block=int(config.get("block", 512)))
+    objective, theta, sampler = problem.objective(model_key, block=config.get("block"))
     points = sampler.init(points_key)
     made = make_plan(plan, objective, theta, points.batch, config.get("seconds"))
     if phases is None and describe_phases(made) != config.get("phases"):

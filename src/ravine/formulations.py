@@ -7,7 +7,7 @@ import equinox as eqx
 import jax.numpy as jnp
 
 from ravine._types import Model, PyTree, Scalar
-from ravine.objective import Term, squared
+from ravine.terms import Term, squared
 
 
 class _Residual(eqx.Module):

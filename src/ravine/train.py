@@ -21,7 +21,7 @@ from ravine._results import Stop, Work
 from ravine._types import Batch, Count, PyTree, RandomKey, Scalar, Vector
 from ravine.callbacks import Callback, Event, Kind
 from ravine.checkpoint import describe_key, describe_phases, describe_plan
-from ravine.objective import BLOCK, Objective
+from ravine.objective import Objective
 from ravine.optim.optimizer import Optimizer
 from ravine.optim.phase import Phase, Plan, check_budget
 from ravine.problems.problem import Problem, locate
@@ -54,7 +54,7 @@ def train(
     seconds: float | None = None,
     callbacks: Sequence[Callback] = (),
     resume: Run | None = None,
-    block: int = BLOCK,
+    block: int | None = None,
     devices: int | None = None,
     config: dict[str, Any] | None = None,
 ) -> Run:
@@ -67,7 +67,7 @@ def train(
     - `seconds`: a budget of wall time for all phases together, compilation apart.
     - `callbacks`: functions of an `Event`.
     - `resume`: a run to go on with, made from the same problem, phases and key; only what is left is done.
-    - `block`: points evaluated at once; bounds the memory.
+    - `block`: points evaluated at once, chosen by itself when None; bounds the memory.
     - `devices`: over how many devices the points are shared out, by default all that JAX sees; `ravine.use_cores()`,
       called first of all, makes each core of the CPU one. Results agree to rounding.
 

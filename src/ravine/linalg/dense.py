@@ -2,6 +2,8 @@
 
 import jax.numpy as jnp
 from jax import lax
+from jax.core import Tracer
+from jax.experimental.layout import Layout, with_layout_constraint
 
 from ravine._types import Array, Count, Float, Matrix, Rows, Scalar, Square, Vector
 
@@ -37,12 +39,12 @@ def shifted_cholesky(matrix: Square, shift: Scalar, *, attempts: int = 8) -> tup
 
     def body(carry):
         _, shift, count = carry
-        shift = jnp.where(count == 0, shift, jnp.maximum(10 * shift, least))
+        shift = jnp.maximum(10 * shift, least)
         return factorise(shift), shift, count + 1
 
-    # LAPACK marks failure with NaN in the whole factor, so its last entry tells.
-    start = (jnp.full_like(matrix, jnp.nan), shift, jnp.int32(0))
-    return lax.while_loop(again, body, start)
+    # LAPACK marks failure with NaN in the whole factor, so its last entry tells. The first attempt stands outside the
+    # loop, which then never copies a matrix when all is well.
+    return lax.while_loop(again, body, (factorise(shift), shift, jnp.int32(1)))
 
 
 def solve_cholesky(factor: Square, right: Float[Array, "n *k"]) -> Float[Array, "n *k"]:
@@ -62,21 +64,77 @@ def solve_cholesky(factor: Square, right: Float[Array, "n *k"]) -> Float[Array, 
     return whole if right.ndim == 2 else whole[:, 0]
 
 
-def damped_qr(jacobian: Matrix, right: Rows, shift: Scalar) -> tuple[Vector, Square]:
-    """The minimiser of ‖J x − right‖² + shift‖x‖² by QR of [J; √shift·I], and R with RᵀR = JᵀJ + shift·I.
+def damped_qr(jacobian: Matrix, shift: Scalar) -> tuple[Matrix, Square]:
+    """The rows Q of J in the QR factorisation of [J; √shift·I], and its R: J = Q R, and RᵀR = JᵀJ + shift·I.
 
-    Works with the condition number of J, where JᵀJ has its square. **Cost:** 2(m+n)n² flops, (m+n)n memory.
+    The minimiser of ‖J x − b‖² + shift‖x‖² is R⁻¹Qᵀb (`solve_qr`). Works with the condition number of J, where JᵀJ has
+    its square. **Cost:** 4(m+n)n² flops, (m+n)n memory.
 
     ```python
     >>> import jax.numpy as jnp
-    >>> from ravine.linalg import damped_qr
-    >>> [round(float(x), 6) for x in damped_qr(jnp.eye(2), jnp.array([2.0, 4.0]), jnp.array(1.0))[0]]
+    >>> from ravine.linalg import damped_qr, solve_qr
+    >>> q, r = damped_qr(jnp.eye(2), jnp.array(1.0))
+    >>> [round(float(x), 6) for x in solve_qr(q, r, jnp.array([2.0, 4.0]))]
     [1.0, 2.0]
 
     ```
     """
-    size = jacobian.shape[1]
-    root = jnp.sqrt(shift) * jnp.eye(size, dtype=jacobian.dtype)
+    root = jnp.sqrt(shift) * jnp.eye(jacobian.shape[1], dtype=jacobian.dtype)
     q, r = jnp.linalg.qr(jnp.concatenate([jacobian, root]))
-    projected = q[: jacobian.shape[0]].T @ right
-    return lax.linalg.triangular_solve(r, projected[:, None], left_side=True)[:, 0], r
+    return q[: jacobian.shape[0]], r
+
+
+def solve_qr(q: Matrix, r: Square, right: Rows) -> Vector:
+    """R⁻¹Qᵀb, for the factors of `damped_qr`. **Cost:** 2mn + n² flops."""
+    return lax.linalg.triangular_solve(r, (q.T @ right)[:, None], left_side=True)[:, 0]
+
+
+def symmetric_product(matrix: Matrix, *, blocks: int = 3) -> Float[Array, "m m"]:
+    """A Aᵀ: each block off the diagonal is multiplied once and copied to its mirror place.
+
+    **Cost:** (1 + 1/blocks) m²n flops for A of shape (m, n), where a plain product takes 2m²n; more blocks are smaller
+    products, and save less time than flops.
+
+    ```python
+    >>> import jax.numpy as jnp
+    >>> from ravine.linalg import symmetric_product
+    >>> symmetric_product(jnp.array([[1.0, 2.0], [0.0, 1.0]])).tolist()
+    [[5.0, 2.0], [2.0, 1.0]]
+
+    ```
+    """
+    rows = matrix.shape[0]
+    if rows < 64 * blocks:
+        return _product(matrix, matrix.T)
+    size = -(-rows // blocks)
+    size += -size % 8  # whole vectors
+    starts = range(0, rows, size)
+    # strips[i] holds the blocks from the i-th diagonal one to the right.
+    strips = [_product(matrix[start : start + size], matrix[start:].T) for start in starts]
+
+    def block(i: int, j: int) -> Array:
+        first = (j - i) * size
+        return strips[i][:, first : first + size]
+
+    order = range(len(strips))
+    return jnp.block([[block(i, j) if i <= j else block(j, i).T for j in order] for i in order])
+
+
+def gram(matrix: Matrix) -> Float[Array, "n n"]:
+    """AᵀA. **Cost:** as `symmetric_product`, and a transposed copy of A.
+
+    The copy pays: XLA multiplies A Aᵀ about twice as fast as AᵀA on a CPU. Measured on two cores in float64, rows of
+    4,000 points of Burgers' residual in 1,981 parameters: 342 ms without, 172 ms with copy and symmetry.
+    """
+    return symmetric_product(_row_major(matrix.T))
+
+
+def _row_major(matrix: Matrix) -> Matrix:
+    """Laid out row by row in memory, whatever the compiler would rather do (inside `jit`)."""
+    if not isinstance(matrix, Tracer):
+        return matrix
+    return with_layout_constraint(matrix, Layout(major_to_minor=(0, 1)))
+
+
+def _product(a: Matrix, b: Float[Array, "n k"]) -> Float[Array, "m k"]:
+    return jnp.matmul(a, b, precision=lax.Precision.HIGHEST)

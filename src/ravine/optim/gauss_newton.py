@@ -8,11 +8,12 @@ from typing import Literal
 
 import equinox as eqx
 import jax.numpy as jnp
-from jax import lax
+from jax.sharding import Mesh
 
 from ravine._results import Work
-from ravine._types import Array, Float, Matrix, RandomKey, Scalar, Vector
-from ravine.linalg import damped_qr, shifted_cholesky, solve_cholesky
+from ravine._types import Array, RandomKey, Rows, Scalar, Vector
+from ravine.blocks import on_first
+from ravine.linalg import damped_qr, shifted_cholesky, solve_cholesky, solve_qr
 from ravine.objective import Linearisation, Objective
 from ravine.optim.optimizer import Direction
 from ravine.optim.path import Line, Previous
@@ -60,85 +61,91 @@ class GaussNewton(Direction):
         self, lin: Linearisation, theta: Vector, state: None, previous: Previous, *, key: RandomKey
     ) -> tuple["Damped | Line", None]:
         kernel = self.space == "kernel" or (self.space == "auto" and lin.rows < theta.shape[0])
-        work = Work(rows=lin.rows)
-        matrix, jacobian = None, None
-        if self.solver == "qr":
-            jacobian = lin.jacobian()
-            diagonal = jnp.sum(jacobian**2)
-        elif kernel:
-            matrix, jacobian = lin.kernel(), lin.jacobian()
-            diagonal = jnp.trace(matrix)
-        else:
-            matrix = lin.gram()
-            diagonal = jnp.trace(matrix)
-        scale = diagonal / theta.shape[0]
-        path = Damped(lin, matrix, jacobian, scale, work, kernel=kernel, acceleration=self.acceleration)
+        metric = _Metric.of(lin, kernel=kernel, qr=self.solver == "qr")
+        path = Damped(lin, metric, Work(rows=lin.rows), acceleration=self.acceleration)
         if self.ridge is None:
             return path, None
-        return Line(path(jnp.asarray(self.ridge, theta.dtype)), lin.grad, work + path.trial), None
+        return Line(path(jnp.asarray(self.ridge, theta.dtype)), lin.grad, path.work + path.trial), None
+
+
+class _Metric(eqx.Module):
+    """What is factorised, on the first device of the mesh: JᵀJ, JJᵀ or J itself; and μ, the mean diagonal of JᵀJ."""
+
+    arrays: tuple[Array, ...]
+    mean: Scalar
+    kernel: bool = eqx.field(static=True)
+    qr: bool = eqx.field(static=True)
+
+    @staticmethod
+    def of(lin: Linearisation, *, kernel: bool, qr: bool) -> "_Metric":
+        size = lin.theta.shape[0]
+        if qr:
+            jacobian = lin.jacobian()
+            room = jnp.zeros((size, size), jacobian.dtype)  # for R
+            return _Metric((jacobian, room), jnp.sum(jacobian**2) / size, kernel=False, qr=True)
+        matrix = lin.kernel() if kernel else lin.gram()
+        return _Metric((matrix,), jnp.trace(matrix) / size, kernel=kernel, qr=False)
+
+    def factor(self, mesh: Mesh | None, shift: Scalar) -> tuple[tuple[Array, ...], Scalar]:
+        """The factor of matrix + shift·I, and the shift that it took."""
+
+        def factorise(arrays, shift):
+            if self.qr:
+                return damped_qr(arrays[0], shift), shift
+            factor, shift, _ = shifted_cholesky(arrays[0], shift)
+            return (factor,), shift
+
+        return on_first(mesh, factorise, self.arrays, shift)
+
+    def solve(self, mesh: Mesh | None, factor: tuple[Array, ...], vector: Vector | Rows) -> Vector | Rows:
+        """(matrix + shift·I)⁻¹ v; for QR, where v has a number a row of J, R⁻¹Qᵀv."""
+
+        def by_factor(_, factor, vector):
+            if not self.qr:
+                return (), solve_cholesky(factor[0], vector)
+            q, r = factor
+            return (), solve_qr(q, r, vector) if vector.shape[0] == q.shape[0] else solve_cholesky(r.T, vector)
+
+        return on_first(mesh, by_factor, (), factor, vector)[1]
 
 
 class Damped:
     """The path of `GaussNewton`. Lives within one traced step."""
 
-    def __init__(
-        self, lin, matrix: Float[Array, "k k"] | None, jacobian: Matrix | None, scale, work, *, kernel, acceleration
-    ):
-        self.lin, self.matrix, self.jacobian, self.scale, self.work = lin, matrix, jacobian, scale, work
-        self.kernel = kernel
+    def __init__(self, lin: Linearisation, metric: _Metric, work: Work, *, acceleration: bool):
+        self.lin, self.metric, self.work = lin, metric, work
         self.acceleration = acceleration and lin.objective.has_residuals
         self.trial = Work(inner=1)
 
     def __call__(self, t: Scalar) -> Vector:
-        shift = t * self.scale
-        solve = self._solver(shift)
-        velocity = -solve(self.lin.grad, self.lin.residual if self.lin.objective.has_residuals else None)
+        lin = self.lin
+        solve = self._solver(t * self.metric.mean)
+        velocity = -solve(lin.grad, lin.residual if lin.objective.has_residuals else None)
         if not self.acceleration:
             return velocity
-        bend = self.lin.second(velocity)
-        acceleration = -solve(self.lin.vjp(bend) if self.jacobian is None else self.jacobian.T @ bend, bend)
+        bend = lin.second(velocity)
+        acceleration = -solve(lin.vjp(bend), bend)
         size = jnp.linalg.norm(velocity)
         return velocity + jnp.where(2 * jnp.linalg.norm(acceleration) <= 0.75 * size, 0.5, 0) * acceleration
 
     def _solver(self, shift: Scalar):
         """(Jᵀr, r) ↦ (JᵀJ + shift)⁻¹Jᵀr; r is None when there is no residual."""
-        if self.matrix is None:
-            jacobian = self._stored
+        lin, metric, mesh = self.lin, self.metric, self.lin.objective.mesh
+        factor, shift = metric.factor(mesh, shift)
 
-            # QR: one factor, and R once more for right-hand sides that are no residual.
-            def by_qr(grad, rows):
-                if rows is not None:
-                    return damped_qr(jacobian, rows, shift)[0]
-                _, r = damped_qr(jacobian, jnp.zeros(jacobian.shape[0], grad.dtype), shift)
-                return solve_cholesky(r.T, grad)
-
-            return by_qr
-        factor, shift, _ = shifted_cholesky(self.matrix, shift)
-        if not self.kernel:
-            return lambda grad, rows: solve_cholesky(factor, grad)
-
-        jacobian = self._stored
-
-        def by_kernel(grad, rows):
+        def solve(grad, rows):
+            if not metric.kernel:
+                return metric.solve(mesh, factor, rows if metric.qr and rows is not None else grad)
             if rows is not None:
-                return jacobian.T @ solve_cholesky(factor, rows)
+                return lin.vjp(metric.solve(mesh, factor, rows))
             # Woodbury: needs only Jᵀr.
-            return (grad - jacobian.T @ solve_cholesky(factor, jacobian @ grad)) / shift
+            return (grad - lin.vjp(metric.solve(mesh, factor, lin.jvp(grad)))) / shift
 
-        return by_kernel
-
-    @property
-    def _stored(self) -> Matrix:
-        assert self.jacobian is not None, "kernel space and QR keep J"
-        return self.jacobian
+        return solve
 
     def slope(self, grad: Vector) -> Scalar:
         raise TypeError("A damped path is not straight and has no slope at t = 0; use `Damping` as its search.")
 
     def reduction(self, t: Scalar, step: Vector) -> Scalar:
         """−⟨∇L, s⟩ − ½‖Js‖²."""
-        if self.kernel or self.matrix is None:
-            curved = jnp.sum((self._stored @ step) ** 2)
-        else:
-            curved = jnp.dot(step, jnp.matmul(self.matrix, step, precision=lax.Precision.HIGHEST))
-        return -jnp.dot(self.lin.grad, step) - curved / 2
+        return -jnp.dot(self.lin.grad, step) - jnp.sum(self.lin.jvp(step) ** 2) / 2

@@ -4,6 +4,7 @@ Every pair (s, y) was taken on one batch (`Previous`), so a redraw of points nev
 inverse Hessian of the old sample, so points should be held for hundreds of steps.
 """
 
+import dataclasses
 from collections.abc import Callable
 
 import equinox as eqx
@@ -14,6 +15,8 @@ from ravine._types import Array, Float, RandomKey, Scalar, Square, Vector
 from ravine.objective import Linearisation, Objective
 from ravine.optim.optimizer import Direction
 from ravine.optim.path import Line, Previous
+
+SYMMETRISE = 64  # panels between two symmetrisations of a dense inverse
 
 Update = Callable[[Vector, Vector, Vector, Scalar], tuple[Scalar, Scalar]]
 
@@ -57,8 +60,23 @@ def self_scaled_broyden(s: Vector, y: Vector, hy: Vector, b: Scalar) -> tuple[Sc
 
 
 class _DenseState(eqx.Module):
-    inverse: Square
-    fresh: Array
+    """H = scale · base + panel · core · panelᵀ, where base is the identity while `identity` holds."""
+
+    base: Square
+    identity: Array
+    scale: Scalar
+    panel: Float[Array, "n k"]
+    core: Float[Array, "k k"]
+    count: Array  # pairs in the panel
+    merged: Array  # panels that went into base
+    product: Vector  # H∇L
+    fresh: Array  # whether H knows nothing yet
+
+    @property
+    def inverse(self) -> Square:
+        """H as one matrix, for diagnostics. **Cost:** 4·delay·n² flops."""
+        base = jnp.where(self.identity, jnp.eye(self.base.shape[0], dtype=self.base.dtype), self.base)
+        return self.scale * base + self.panel @ self.core @ self.panel.T
 
 
 class Broyden(Direction):
@@ -72,14 +90,30 @@ class Broyden(Direction):
     goes back to a scaled identity when the search failed or when −H∇L does not point downhill. With `scale`, the first
     H is yᵀs/yᵀy · I (Nocedal and Wright, 2006, equation 6.20).
 
-    **Cost:** about 10 n² flops a step; the 8n² bytes of H are read three times and written once.
+    Updates are delayed: the last ones, up to `delay`, are kept as a panel of low rank, and added to the stored matrix
+    all at once by matrix products. A step then reads H once, for Hy; H∇L follows from it by H∇L⁺ = H∇L + Hy, and is
+    computed anew with each panel, and whenever the points changed.
+
+    **Cost:** about 6n² + 16·delay·n flops a step; the 8n² bytes of H are read once, and rewritten every `delay` steps.
     """
 
     update: Update
     scale: bool = eqx.field(static=True, default=True)
+    delay: int = eqx.field(static=True, default=16)
 
     def init(self, objective: Objective, theta: Vector) -> _DenseState:
-        return _DenseState(jnp.eye(theta.shape[0], dtype=theta.dtype), jnp.array(True))
+        size, dtype = theta.shape[0], theta.dtype
+        return _DenseState(
+            base=jnp.eye(size, dtype=dtype),
+            identity=jnp.array(True),
+            scale=jnp.ones((), dtype),
+            panel=jnp.zeros((size, 2 * self.delay), dtype),
+            core=jnp.zeros((2 * self.delay, 2 * self.delay), dtype),
+            count=jnp.int32(0),
+            merged=jnp.int32(0),
+            product=jnp.zeros_like(theta),
+            fresh=jnp.array(True),
+        )
 
     def __call__(
         self, lin: Linearisation, theta: Vector, state: _DenseState, previous: Previous, *, key: RandomKey
@@ -91,18 +125,11 @@ class Broyden(Direction):
         guard = jnp.finfo(s.dtype).eps * jnp.sqrt(jnp.dot(s, s) * yy)
         good = (previous.count > 0) & ~previous.failed & (sy > guard)
         sy, yy = jnp.where(good, sy, 1), jnp.where(good, yy, 1)
-        first = sy / yy if self.scale else jnp.ones((), s.dtype)
-        # A fresh H stands for factor·I, whatever is stored: it is reset, and first scaled, without a pass of its own.
-        fresh = state.fresh | previous.failed
-        factor = jnp.where(good, first, 1)
-        # Two products with vectors: one with both columns would have H packed, and take twice the time of the two.
-        hy, hg = (
-            jnp.where(fresh, factor * v, jnp.matmul(state.inverse, v, precision=lax.Precision.HIGHEST))
-            for v in (y, grad)
-        )
+        state = self._reset_if(state.fresh | previous.failed, state, jnp.where(good & self.scale, sy / yy, 1))
+        hy = self._apply(state, y)
         yhy = jnp.where(good, jnp.dot(y, hy), 1)
         # B s = −t∇L, except from factor·I.
-        b = jnp.where(fresh, jnp.dot(s, s) / factor, -previous.t * jnp.dot(s, previous.grad)) / sy
+        b = jnp.where(state.fresh, jnp.dot(s, s) / state.scale, -previous.t * jnp.dot(s, previous.grad)) / sy
         tau, phi = self.update(s, y, hy, jnp.where(good, b, 1))
         good = good & (yhy > 0) & jnp.isfinite(phi) & (tau > 0)
         tau, phi = jnp.where(good, tau, 1), jnp.where(good, phi, 0)
@@ -110,15 +137,75 @@ class Broyden(Direction):
         c1 = jnp.where(good, (phi - 1) / (tau * yhy), 0)
         c2 = jnp.where(good, -phi / (tau * sy), 0)
         c3 = jnp.where(good, phi * yhy / (tau * sy**2) + 1 / sy, 0)
-        left, right = c1 * hy + c2 * s, c2 * hy + c3 * s
-        direction = -(hg / tau + left * jnp.dot(hy, grad) + right * jnp.dot(s, grad))
-        place = jnp.arange(s.shape[0])
-        old = jnp.where(fresh, jnp.where(place[:, None] == place[None, :], factor, 0), state.inverse)
-        inverse = old / tau + (left[:, None] * hy[None, :] + right[:, None] * s[None, :])
-        fresh = (fresh & ~good) | ~(jnp.dot(direction, grad) < 0)
+        hg = jnp.where(state.fresh, state.scale * grad, state.product + hy)
+        hg = hg / tau + (c1 * hy + c2 * s) * jnp.dot(hy, grad) + (c2 * hy + c3 * s) * jnp.dot(s, grad)
+        # H∇L follows from the last one only where ∇L does: not when the points changed, nor before the first pair.
+        follows = state.fresh | jnp.all(grad - previous.grad == y)
+        state = self._append(state, hy, s, tau, jnp.stack([jnp.stack([c1, c2]), jnp.stack([c2, c3])]), hg)
+        state = self._merge_if((state.count == self.delay) | ~follows, state, grad)
+        fresh = (state.fresh & ~good) | ~(jnp.dot(state.product, grad) > 0)
         # From the identity, a first trial of length one at most.
-        direction = jnp.where(fresh, -grad / jnp.maximum(jnp.linalg.norm(grad), 1), direction)
-        return Line(direction, grad), _DenseState(inverse, fresh)
+        direction = jnp.where(fresh, -grad / jnp.maximum(jnp.linalg.norm(grad), 1), -state.product)
+        return Line(direction, grad), dataclasses.replace(state, fresh=fresh)
+
+    def _reset_if(self, fresh: Array, state: _DenseState, factor: Scalar) -> _DenseState:
+        """H = factor·I where `fresh`. The stored matrix is not touched: it counts for nothing while `identity`."""
+        return dataclasses.replace(
+            state,
+            identity=state.identity | fresh,
+            scale=jnp.where(fresh, factor, state.scale),
+            panel=jnp.where(fresh, 0, state.panel),
+            core=jnp.where(fresh, 0, state.core),
+            count=jnp.where(fresh, 0, state.count),
+            fresh=fresh,
+        )
+
+    def _apply(self, state: _DenseState, v: Vector) -> Vector:
+        """H v."""
+        full = jnp.matmul(state.base, v, precision=lax.Precision.HIGHEST)
+        return state.scale * jnp.where(state.identity, v, full) + state.panel @ (state.core @ (v @ state.panel))
+
+    def _append(self, state: _DenseState, hy: Vector, s: Vector, tau: Scalar, block: Array, hg: Vector) -> _DenseState:
+        """H/τ + [Hy s] block [Hy s]ᵀ."""
+        zero, place = jnp.int32(0), 2 * state.count
+        return dataclasses.replace(
+            state,
+            scale=state.scale / tau,
+            panel=lax.dynamic_update_slice(state.panel, jnp.stack([hy, s], axis=1), (zero, place)),
+            core=lax.dynamic_update_slice(state.core / tau, block, (place, place)),
+            count=state.count + 1,
+            product=hg,
+        )
+
+    def _merge_if(self, due: Array, state: _DenseState, grad: Vector) -> _DenseState:
+        """The panel added to the stored matrix, and H∇L computed from it, where `due`."""
+
+        def merge(carry):
+            _, state = carry
+            place = jnp.arange(grad.shape[0])
+            diagonal = place[:, None] == place[None, :]
+            base = jnp.where(state.identity, jnp.where(diagonal, 1, 0).astype(grad.dtype), state.base)
+            half = jnp.matmul(state.panel, state.core, precision=lax.Precision.HIGHEST)
+            whole = state.scale * base + jnp.matmul(half, state.panel.T, precision=lax.Precision.HIGHEST)
+            # Rounding makes it asymmetric, a little more with each panel; a transpose costs more than the products.
+            due = state.merged % SYMMETRISE == SYMMETRISE - 1
+            whole = lax.cond(due, lambda a: (a + a.T) / 2, lambda a: a, whole)
+            merged = _DenseState(
+                base=whole,
+                identity=jnp.array(False),
+                scale=jnp.ones_like(state.scale),
+                panel=jnp.zeros_like(state.panel),
+                core=jnp.zeros_like(state.core),
+                count=jnp.zeros_like(state.count),
+                merged=state.merged + 1,
+                product=jnp.matmul(whole, grad, precision=lax.Precision.HIGHEST),
+                fresh=state.fresh,
+            )
+            return jnp.array(False), merged
+
+        # A loop of one turn or none rather than `cond`: XLA carries the matrix through a loop in place, and copies it
+        # at a branch.
+        return lax.while_loop(lambda carry: carry[0], merge, (due, state))[1]
 
 
 class _LimitedState(eqx.Module):

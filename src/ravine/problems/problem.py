@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from ravine._types import Batch, Float, Model, RandomKey, Scalar, Vector
-from ravine.objective import BLOCK, Objective, Term
+from ravine.objective import Objective
 from ravine.samplers import Sampler
+from ravine.terms import Term
 
 
 class GridReference:
@@ -94,7 +95,7 @@ class Problem:
                     f"Problem: {term!r} is not a term. Wrap it: ravine.residual('pde', pde), ravine.boundary(…)."
                 )
 
-    def objective(self, key: RandomKey, *, block: int = BLOCK) -> tuple[Objective, Vector, Sampler]:
+    def objective(self, key: RandomKey, *, block: int | None = None) -> tuple[Objective, Vector, Sampler]:
         """The objective, the parameters drawn with `key`, and the sampler bound to the terms' regions."""
         model = self.model(key)
         objective, theta = Objective.from_terms(self.terms, model, block=block)

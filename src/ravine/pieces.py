@@ -1,0 +1,176 @@
+"""A term with its points: what an objective sums over, in blocks and over devices."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+from jax.sharding import Mesh
+
+from ravine._types import Array, Float, Matrix, Model, PyTree, Scalar, Vector
+from ravine.blocks import automatic, block_map, block_sum, share_out
+from ravine.layout import Layout
+from ravine.terms import Term, squared
+
+# Bytes of Jacobian rows that are held at once when rows are not wanted for themselves.
+HELD = 2**28
+
+
+class Piece(eqx.Module):
+    """A term with its points and their weights v_i/m: what is looped over.
+
+    `make(theta)` is the model. Rows are *whitened*: scaled by √(w v φ″/m), so that JᵀJ is the Gauss–Newton matrix.
+    """
+
+    term: Term
+    points: PyTree
+    weights: Array  # v_i / m, or v_i when the points came weighted
+    static: PyTree
+    layout: Layout = eqx.field(static=True)
+    block: int | None = eqx.field(static=True)
+    mesh: Mesh | None = eqx.field(static=True)
+
+    def make(self, parts: tuple[Array, ...]) -> Model:
+        """The model whose parameters lie in `parts`, as `Layout.split` gives them."""
+        return eqx.combine(self.layout.join(parts), self.static)
+
+    @property
+    def count(self) -> int:
+        """How many points there are (one for a term that sees the whole batch)."""
+        return self.weights.shape[0]
+
+    def features(self, model: Model, point: PyTree) -> PyTree:
+        """F at one point."""
+        return jax.tree.map(jnp.asarray, self.term.features(model, point))
+
+    def loss(self, model: Model, point: PyTree) -> Scalar:
+        """φ at one point. **Raises:** `ValueError` when it is not a scalar."""
+        value = self.term.loss(self.features(model, point), point)
+        if jnp.shape(value) != ():
+            raise ValueError(
+                f"The loss of the term {self.term.name!r} must be a scalar at one point, but has shape "
+                f"{jnp.shape(value)}. Sum or average over the features."
+            )
+        return value
+
+    # -------------------------------------------------------------------------- sums and rows, blocked over points
+
+    def sum(self, theta: Vector, points, weights) -> Scalar:
+        """Σ v_i φ_i over a block (without the term's weight)."""
+        model = self.make(self.layout.split(theta))
+        if self.term.whole:
+            return self.loss(model, points)
+        return jnp.sum(weights * jax.vmap(lambda point: self.loss(model, point))(points))
+
+    def value(self, theta: Vector) -> Scalar:
+        """Σ v_i φ_i. The checkpoint keeps reverse mode through it (a user's `jax.grad`) in bounded memory too."""
+        return self.reduce(jax.checkpoint(lambda *args: self.sum(*args)), theta)
+
+    def reduce(self, function, *args, extra: PyTree = None, block: int | None = None):
+        """Σ over blocks of `function(*args, points, weights)`, each device summing its own share of the points.
+
+        With `extra`, arrays that are cut along the points, `function` gets `(weights, extra)` in place of the weights.
+        """
+        if self.term.whole:
+            return function(*args, self.points, self.weights if extra is None else (self.weights, extra))
+
+        def share(args, points, weights):
+            points, *others = points
+
+            def one(points_and_more, weights):
+                points, *others = points_and_more
+                return function(*args, points, (weights, *others) if others else weights)
+
+            return block_sum(one, (points, *others), weights, self._blocks(weights, block))
+
+        points = (self.points,) if extra is None else (self.points, extra)
+        if self.mesh is None:
+            return share(args, points, self.weights)
+        return share_out(self.mesh, share, args, points, self.weights, total=True)
+
+    def map(self, function, *, block: int | None = None):
+        """`function(points, weights)` on every block, put together along the leading axis."""
+        if self.term.whole:
+            return function(self.points, self.weights)
+
+        def share(_, points, weights):
+            return block_map(function, points, weights, self._blocks(weights, block))
+
+        if self.mesh is None:
+            return share((), self.points, self.weights)
+        out = share_out(self.mesh, share, (), self.points, self.weights, total=False)
+        padded = -(-self.count // self.mesh.size) * self.mesh.size
+        return jax.tree.map(lambda leaf: leaf[: self.count * (leaf.shape[0] // padded)], out)
+
+    def _blocks(self, weights, most: int | None) -> int:
+        chosen = automatic(weights.shape[0]) if self.block is None else self.block
+        return chosen if most is None else max(1, min(chosen, most))
+
+    # --------------------------------------------------------------------------------------------- whitened rows
+
+    def flat(self, parts: tuple[Array, ...], point) -> Float[Array, "q"]:
+        """The features at one point, as one vector."""
+        return ravel_pytree(self.features(self.make(parts), point))[0].astype(self.layout.dtype)
+
+    def width(self, theta: Vector) -> int:
+        """q: how many features there are at a point."""
+        one = self.points if self.term.whole else jax.tree.map(lambda leaf: leaf[0], self.points)
+        return jax.eval_shape(lambda parts: self.flat(parts, one), self.layout.split(theta)).shape[0]
+
+    def whitener(self, parts: tuple[Array, ...], point):
+        """C with C Cᵀ = φ″(F), as a function F-tangent -> rows, at given parameters. For ½‖F‖² it is the identity."""
+        if self.term.loss is squared:
+            return lambda tangent: tangent
+        features, unflatten = ravel_pytree(self.features(self.make(parts), point))
+        hessian = jax.hessian(lambda flat: self.term.loss(unflatten(flat), point))(features).astype(self.layout.dtype)
+        if features.size == 1:
+            return lambda tangent: jnp.sqrt(jnp.maximum(hessian, 0)) @ tangent
+        # The symmetric root: eigenvectors alone are free in sign and, where eigenvalues repeat, in rotation, so that
+        # two products of one J would differ. What is rounding beside the largest eigenvalue (its root is not!) is zero.
+        values, vectors = jnp.linalg.eigh(hessian)
+        least = features.size * jnp.finfo(values.dtype).eps * values[-1]
+        root = (vectors * jnp.sqrt(jnp.where(values > least, values, 0))[None, :]) @ vectors.T
+        return lambda tangent: root @ tangent
+
+    def rows(self, theta: Vector):
+        """θ' ↦ whitened features, linear in the features and frozen at `theta` but for them, for one block."""
+        scale, here = jnp.sqrt(self.term.weight), self.layout.split(theta)
+
+        def block(at: Vector, points, weights) -> Array:
+            there = self.layout.split(at)
+            if self.term.whole:
+                return scale * self.whitener(here, points)(self.flat(there, points))
+
+            def one(point, weight):
+                return jnp.sqrt(weight) * self.whitener(here, point)(self.flat(there, point))
+
+            return scale * jax.vmap(one)(points, weights).reshape(-1)
+
+        return block
+
+    def jacobian(self, theta: Vector):
+        """The rows of the whitened Jacobian for one block, assembled point by point."""
+        parts = self.layout.split(theta)
+        rows = self.width(theta)
+        # Reverse mode costs one pass a row, forward mode one a parameter.
+        differentiate = jax.jacrev if rows <= theta.shape[0] else jax.jacfwd
+
+        def one(point, weight) -> tuple[Array, ...]:
+            scale = jnp.sqrt(self.term.weight * weight)
+            found = differentiate(lambda parts: self.flat(parts, point))(parts)
+            flat = [part.reshape(rows, -1) for part in found]
+            if self.term.loss is not squared:
+                white = jax.vmap(self.whitener(parts, point), in_axes=1, out_axes=1)
+                flat = [white(part) for part in flat]
+            return tuple(scale * part for part in flat)
+
+        def block(points, weights) -> Matrix:
+            if self.term.whole:
+                return jnp.concatenate(one(points, weights[0]), axis=1)
+            found = jax.vmap(one)(points, weights)  # (points, q, n_k) a part
+            return jnp.concatenate([part.reshape(-1, part.shape[2]) for part in found], axis=1)
+
+        return block
+
+    def held(self, theta: Vector) -> int:
+        """How many points' rows fit into what may be held at once."""
+        return max(1, HELD // (self.width(theta) * theta.shape[0] * theta.dtype.itemsize))

@@ -1,0 +1,80 @@
+"""One summand of an objective: `weight · mean over points of loss(features(model, point), point)`; and its losses."""
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+
+from ravine._types import Model, PyTree, Rows, Scalar
+
+
+def squared(features: PyTree, point: PyTree = None) -> Scalar:
+    """½‖F‖², the loss of a residual.
+
+    ```python
+    >>> import jax.numpy as jnp, ravine as rv
+    >>> float(rv.squared(jnp.array([3.0, 4.0])))
+    12.5
+
+    ```
+    """
+    del point
+    return jnp.sum(jnp.stack([jnp.sum(leaf**2) for leaf in jax.tree.leaves(features)])) / 2
+
+
+def identity(features: PyTree, point: PyTree = None) -> Scalar:
+    """The feature itself: the loss of an objective that is given as one number. It has no curvature of its own.
+
+    **Raises:** `ValueError` when the feature is not one number.
+    """
+    del point
+    shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(features)]
+    if shapes != [()]:
+        raise ValueError(
+            f"The loss must be a scalar, but is an array or a pytree of shape {', '.join(map(str, shapes)) or 'none'}. "
+            "Sum or average it; if it is a vector of residuals, use ravine.least_squares."
+        )
+    return jnp.asarray(jax.tree.leaves(features)[0])
+
+
+class Term(eqx.Module):
+    """One summand: `weight · mean over points of loss(features(model, point), point)`.
+
+    **Arguments:**
+
+    - `name`: how batches, histories and messages call it.
+    - `features`: `(model, point) -> F`, an array or a pytree of arrays, at one point.
+    - `loss`: `(F, point) -> φ`, a scalar, convex in F. Labels and forcing belong here unless it is `squared`.
+    - `weight`: a positive number.
+    - `region`: where a sampler that knows a domain shall place the points: "interior", "boundary", "initial", or None
+      for points that come as data.
+    - `whole`: the features see the whole batch entry at once instead of one point; then there is no mean.
+
+    **Raises:** `ValueError` for a weight that is negative or not finite.
+    """
+
+    name: str = eqx.field(static=True)
+    features: Callable[[Model, Any], PyTree]
+    loss: Callable[[PyTree, Any], Scalar] = squared
+    weight: Any = 1.0
+    region: str | None = eqx.field(static=True, default=None)
+    whole: bool = eqx.field(static=True, default=False)
+
+    def __check_init__(self):
+        # Under `vmap` or `jit` a weight may be abstract; only a concrete one can be judged.
+        abstract = isinstance(self.weight, Tracer) or not isinstance(self.weight, (int, float, np.ndarray, jax.Array))
+        if not abstract and not np.all(np.isfinite(self.weight) & (np.asarray(self.weight) >= 0)):
+            raise ValueError(
+                f"Term {self.name!r}: its weight is {self.weight}, but a weight must be finite and not negative."
+            )
+
+
+class Weighted(eqx.Module):
+    """A batch entry with one weight a point, as from quadrature or importance sampling: Σ v_i φ_i instead of a mean."""
+
+    points: PyTree
+    weights: Rows
