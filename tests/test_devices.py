@@ -10,6 +10,8 @@ jax.config.update("jax_enable_x64", True)
 import ravine as rv
 assert rv.use_cores(2) == 2 and jax.device_count() == 2
 
+from ravine.pieces import blocked_kernel
+
 problem = rv.problems.make("poisson1d", points=37, width=5)
 """
 
@@ -38,6 +40,7 @@ def test_every_part_of_a_linearisation_is_the_same_on_two_devices():
         "jacobian": lambda lin: lin.jacobian(),
         "gram": lambda lin: lin.gram(),
         "kernel": lambda lin: lin.kernel(),
+        "blocked": lambda lin: blocked_kernel(lin._pieces, lin.theta, lin.objective.mesh, most=5 * 8 * lin.theta.size),
         "second": lambda lin: lin.second(v),
         "hessian": lambda lin: lin.hessian_product(v),
     }

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ravine.domains import Box, Region
     from ravine.easy import least_squares, minimise
     from ravine.formulations import boundary, initial, logistic, penalty, residual, supervised
-    from ravine.hardware import use_cores
+    from ravine.hardware import keep_memory, use_cores
     from ravine.layout import Layout
     from ravine.objective import Linearisation, Objective
     from ravine.optim.auto import auto
@@ -61,7 +61,7 @@ _NAMES_OF = {
     "domains": ("Box", "Region"),
     "easy": ("least_squares", "minimise"),
     "formulations": ("boundary", "initial", "logistic", "penalty", "residual", "supervised"),
-    "hardware": ("use_cores",),
+    "hardware": ("keep_memory", "use_cores"),
     "layout": ("Layout",),
     "objective": ("Linearisation", "Objective"),
     "optim.auto": ("auto",),
@@ -153,6 +153,7 @@ __all__ = [
     "hessian_diagonal",
     "identity",
     "initial",
+    "keep_memory",
     "laplacian",
     "lbfgs",
     "least_squares",

@@ -442,8 +442,8 @@ def prepare() -> None:
 
     As many cores as are free (`ravine.doctor.free_cores`) are used. Linear-algebra libraries get that many threads,
     unless the environment says otherwise (OPENBLAS_NUM_THREADS and its like); they read it when NumPy is imported, and
-    if it has been, they are asked instead. JAX gets that many devices, unless it has started. Compiled programs are
-    kept in `ravine.doctor.cache_folder()`, where it can be written.
+    if it has been, they are asked instead. JAX gets that many devices, unless it has started. Freed memory is kept
+    (`ravine.keep_memory`). Compiled programs are kept in `ravine.doctor.cache_folder()`, where it can be written.
     """
     free = machine.free_cores(machine.cores(), machine.load())
     if not any(name in os.environ for name in machine.THREADS):
@@ -456,8 +456,9 @@ def prepare() -> None:
             os.environ.update(dict.fromkeys(machine.THREADS, str(free)))
     import jax
 
-    from ravine.hardware import use_cores
+    from ravine.hardware import keep_memory, use_cores
 
+    keep_memory()
     with contextlib.suppress(RuntimeError):
         use_cores(free)
     folder = machine.cache_folder()

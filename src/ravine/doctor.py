@@ -10,12 +10,9 @@ import platform
 from collections.abc import Mapping
 from pathlib import Path
 
-from ravine.hardware import cores
+from ravine.hardware import cores, keep_memory
 
 THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
-# glibc hands large temporaries back to the kernel and pages them in anew at every evaluation, unless told to keep them.
-# Evaluations in blocks of points (`ravine.train`) have small ones, so this is reported, not advised.
-KEEP = ("MALLOC_MMAP_MAX_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -195,14 +192,12 @@ def _blas() -> list[Finding]:
 
 def _allocator() -> list[Finding]:
     preload = os.environ.get("LD_PRELOAD", "")
-    if "jemalloc" in preload or "tcmalloc" in preload:
-        return [Finding("allocator", Path(preload.split(":")[0]).name)]
-    if platform.libc_ver()[0] != "glibc":
-        return [Finding("allocator", "the system's")]
-    kept = [name for name in KEEP if name in os.environ]
-    if len(kept) == len(KEEP):
-        return [Finding("allocator", "glibc, keeps freed memory")]
-    return [Finding("allocator", f"glibc, gives freed memory back ({', '.join(KEEP)} are not all set)")]
+    if keep_memory():
+        return [
+            Finding("allocator", "glibc; the command line has it keep freed memory, scripts do by ravine.keep_memory()")
+        ]
+    name = Path(preload.split(":")[0]).name if preload else "the system's"
+    return [Finding("allocator", f"{name}; it cannot be told to keep freed memory (only glibc's can)")]
 
 
 def _cache() -> list[Finding]:

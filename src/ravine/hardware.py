@@ -1,6 +1,8 @@
 """The machine under the arrays."""
 
+import ctypes
 import os
+import platform
 
 
 def cores() -> int:
@@ -30,3 +32,36 @@ def use_cores(count: int | None = None) -> int:
         raise ValueError(f"use_cores: count is {count}, but must be at least 1.")
     jax.config.update("jax_num_cpu_devices", count)
     return count
+
+
+# Parameters of glibc's mallopt (malloc.h), and what they are set to: never fetch memory of its own for a large array,
+# never give the top of the heap back, grow it by 64 MiB at a time.
+_MALLOPT = {-4: 0, -1: 2**31 - 1, -2: 64 * 2**20}
+
+
+def keep_memory() -> bool:
+    """Tells the C library to keep memory that was freed, instead of handing it back to the system.
+
+    A gradient frees and asks for the same large arrays again and again; each time the system would have to map them in
+    page by page. Measured on two cores: value and gradient of Burgers' residual at 10,000 points in one block, 21 ms
+    without and 9 ms with it; blocks and small problems gain less. The process then holds the most memory it ever used.
+    Best called first of all; the command line does it by itself.
+
+    **Returns:** whether it took effect. It is glibc's: with another C library, or another allocator in its place, it
+    returns False, and nothing was changed.
+
+    ```python
+    >>> import ravine as rv
+    >>> rv.keep_memory() in (True, False)
+    True
+
+    ```
+    """
+    replaced = any(name in os.environ.get("LD_PRELOAD", "") for name in ("jemalloc", "tcmalloc", "mimalloc"))
+    if platform.libc_ver()[0] != "glibc" or replaced:
+        return False
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):
+        return False
+    return all(mallopt(parameter, value) == 1 for parameter, value in _MALLOPT.items())

@@ -19,8 +19,11 @@ from jax.sharding import Mesh
 from ravine._types import Array, Batch, Matrix, Model, PyTree, Rows, Scalar, Square, Vector
 from ravine.layout import Layout
 from ravine.linalg import gram, symmetric_product
-from ravine.pieces import Piece
+from ravine.pieces import Piece, blocked_kernel
 from ravine.terms import Term, Weighted, identity, squared
+
+# Bytes up to which a Jacobian is stored whole when only its kernel is wanted.
+STORED = 2**30
 
 
 class Objective(eqx.Module):
@@ -331,10 +334,13 @@ class Linearisation:
 
     @functools.cached_property
     def _kernel(self) -> Square:
-        return symmetric_product(self.jacobian())
+        if self.rows * self.theta.shape[0] * self.theta.dtype.itemsize <= STORED:
+            return symmetric_product(self.jacobian())
+        return blocked_kernel(self._pieces, self.theta, self.objective.mesh)
 
     def kernel(self) -> Square:
-        """JJᵀ, `(m, m)`: the (whitened) neural tangent kernel. **Cost:** m²n flops, and J stored."""
+        """JJᵀ, `(m, m)`: the (whitened) neural tangent kernel. **Cost:** m²n flops; J is stored up to 1 GiB, and above
+        that computed anew block by block (`ravine.pieces.blocked_kernel`)."""
         return self._kernel
 
     def curvature_product(self, v: Vector) -> Vector:

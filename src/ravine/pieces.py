@@ -1,18 +1,21 @@
 """A term with its points: what an objective sums over, in blocks and over devices."""
 
+from collections.abc import Callable
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.flatten_util import ravel_pytree
-from jax.sharding import Mesh
+from jax.sharding import Mesh, PartitionSpec
 
-from ravine._types import Array, Float, Matrix, Model, PyTree, Scalar, Vector
-from ravine.blocks import automatic, block_map, block_sum, share_out
+from ravine._types import Any, Array, Float, Matrix, Model, PyTree, Scalar, Square, Vector
+from ravine.blocks import automatic, block_map, block_sum, cut, share_out
 from ravine.layout import Layout
 from ravine.terms import Term, squared
 
-# Bytes of Jacobian rows that are held at once when rows are not wanted for themselves.
-HELD = 2**28
+# Bytes of Jacobian rows that are held at once for a Gramian, and for a kernel, where two blocks of rows meet.
+HELD, HELD_FOR_KERNEL = 2**28, 2**30
 
 
 class Piece(eqx.Module):
@@ -171,6 +174,72 @@ class Piece(eqx.Module):
 
         return block
 
-    def held(self, theta: Vector) -> int:
-        """How many points' rows fit into what may be held at once."""
-        return max(1, HELD // (self.width(theta) * theta.shape[0] * theta.dtype.itemsize))
+    def held(self, theta: Vector, most: int = HELD) -> int:
+        """How many points' rows fit into `most` bytes, over all devices of the mesh."""
+        devices = 1 if self.mesh is None else self.mesh.size
+        return max(1, most // (devices * self.width(theta) * theta.shape[0] * theta.dtype.itemsize))
+
+    def row_blocks(self, theta: Vector, most: int) -> tuple[Callable[[Any], Matrix], int, int]:
+        """Blocks of rows of the Jacobian, each below `most` bytes: `(number -> rows, how many, rows in all)`.
+
+        The last block is filled up with rows of zeros.
+        """
+        rows, width = self.jacobian(theta), self.width(theta)
+        if self.term.whole:
+            return lambda number: rows(self.points, self.weights), 1, width
+        blocks = cut(self.points, self.weights, min(self.count, self.held(theta, most)))
+        one = lambda number: rows(*jax.tree.map(lambda leaf: leaf[number], blocks))
+        return one, blocks[1].shape[0], self.count * width
+
+
+def blocked_kernel(pieces: list[Piece], theta: Vector, mesh: Mesh | None, *, most: int = HELD_FOR_KERNEL) -> Square:
+    """JJᵀ without J: every pair of blocks of rows is multiplied once, and the rows are computed anew for it.
+
+    **Cost:** m²n flops, and half as many Jacobians as there are blocks; memory for the result and two to four blocks.
+    The pairs are shared out over the devices of the mesh.
+    """
+
+    def all_pairs(device, devices):
+        return [
+            _pairs(left, right, theta, most, device, devices, same=right is left)
+            for i, left in enumerate(pieces)
+            for right in pieces[: i + 1]
+        ]
+
+    if mesh is None:
+        parts = all_pairs(0, 1)
+    else:
+        axis = mesh.axis_names[0]
+
+        def share(_):
+            return lax.psum(all_pairs(lax.axis_index(axis), mesh.size), axis)
+
+        spread = jax.shard_map(share, mesh=mesh, in_specs=PartitionSpec(), out_specs=PartitionSpec(), check_vma=False)
+        parts = spread(theta)
+    parts = iter(parts)
+    below = [[next(parts) for _ in range(i + 1)] for i in range(len(pieces))]
+    order = range(len(pieces))
+    return jnp.block([[below[i][j] if j <= i else below[j][i].T for j in order] for i in order])
+
+
+def _pairs(left: Piece, right: Piece, theta: Vector, most: int, device, devices: int, *, same: bool) -> Matrix:
+    """The block of JJᵀ between the rows of two pieces, as far as it is this device's to compute; zero elsewhere."""
+    (rows, number, m), (others, count, k) = left.row_blocks(theta, most), right.row_blocks(theta, most)
+
+    def strip(i):
+        # Boustrophedon, so that the long strips at the bottom of the triangle are shared out evenly.
+        turn = i % (2 * devices)
+        mine = (turn == device) | (turn == 2 * devices - 1 - device)
+        shapes = jax.eval_shape(rows, i).shape[0], jax.eval_shape(others, i).shape[0]
+        nothing = lambda *_: jnp.zeros(shapes, theta.dtype)
+
+        def work():
+            block = rows(i)
+            product = lambda j: jnp.matmul(block, others(j).T, precision=lax.Precision.HIGHEST)
+            return lax.map(lambda j: lax.cond(j <= i, product, nothing, j) if same else product(j), jnp.arange(count))
+
+        return lax.cond(mine, work, lambda: jnp.zeros((count, *shapes), theta.dtype))
+
+    found = lax.map(strip, jnp.arange(number))  # (number, count, rows, others)
+    whole = jnp.swapaxes(found, 1, 2).reshape(found.shape[0] * found.shape[2], -1)[:m, :k]
+    return jnp.tril(whole) + jnp.tril(whole, -1).T if same else whole
