@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ravine.easy import least_squares, minimise
     from ravine.formulations import boundary, initial, logistic, penalty, residual, supervised
     from ravine.hardware import use_cores
+    from ravine.hosts import join_hosts
     from ravine.objective import Layout, Linearisation, Objective, Term, Weighted, identity, squared
     from ravine.optim.auto import auto
     from ravine.optim.first_order import Steepest, Transform
@@ -60,6 +61,7 @@ _NAMES_OF = {
     "easy": ("least_squares", "minimise"),
     "formulations": ("boundary", "initial", "logistic", "penalty", "residual", "supervised"),
     "hardware": ("use_cores",),
+    "hosts": ("join_hosts",),
     "objective": ("Layout", "Linearisation", "Objective", "Term", "Weighted", "identity", "squared"),
     "optim.auto": ("auto",),
     "optim.first_order": ("Steepest", "Transform"),
@@ -149,6 +151,7 @@ __all__ = [
     "hessian_diagonal",
     "identity",
     "initial",
+    "join_hosts",
     "laplacian",
     "lbfgs",
     "least_squares",

@@ -17,6 +17,7 @@ import numpy as np
 from jax import lax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from ravine import hosts
 from ravine._results import Stop, Work
 from ravine._types import Batch, Count, PyTree, RandomKey, Scalar, Vector
 from ravine.callbacks import Callback, Event, Kind
@@ -155,6 +156,11 @@ def _mesh(devices: int | None) -> Mesh | None:
             f"train: devices={devices}, but JAX sees {len(found)}. On a CPU, call ravine.use_cores() before anything "
             "else: each core then is a device."
         )
+    if devices not in (None, len(found)) and not hosts.alone():
+        raise ValueError(
+            f"train: devices={devices}, but several processes use all of their devices, {len(found)} in all. Leave it "
+            "out; ravine.use_cores(n), before join_hosts, says how many each process has."
+        )
     count = len(found) if devices is None else devices
     return None if count == 1 else jax.make_mesh((count,), ("points",), (AxisType.Auto,), devices=found[:count])
 
@@ -163,6 +169,8 @@ def _everywhere(mesh: Mesh | None, tree: PyTree) -> PyTree:
     """A copy of every array on every device of the mesh: so placed, nothing compiles twice."""
     if mesh is None:
         return tree
+    if not hosts.alone():
+        return hosts.shared(tree, mesh)
     everywhere = NamedSharding(mesh, PartitionSpec())
     return jax.tree.map(lambda leaf: jax.device_put(leaf, everywhere) if isinstance(leaf, jax.Array) else leaf, tree)
 
@@ -241,22 +249,30 @@ class _Loop:
         self.history = History()
         self.phase, self.steps, self.work = 0, 0, Work().counts()
         self.seconds, self.compile_seconds, self.phase_seconds = 0.0, 0.0, 0.0
+        self.spent = 0.0  # by the last call that was timed
         self.carry: Any = None  # a Carry, once a phase has begun
 
     # ------------------------------------------------------------------------------------------------- the clock
 
     def _timed(self, function, *args, compiling: bool = False):
-        """Runs, waits, and books the time."""
+        """Runs, waits, and books the time: that of process 0, so that all processes decide alike."""
         begin = time.perf_counter()
         try:
-            return jax.block_until_ready(function(*args))
-        finally:
-            spent = time.perf_counter() - begin
-            if compiling:
-                self.compile_seconds += spent
-            else:
-                self.seconds += spent
-                self.phase_seconds += spent
+            with hosts.watched():
+                found = jax.block_until_ready(function(*args))
+        except BaseException:
+            self._book(time.perf_counter() - begin, compiling)
+            raise
+        self._book(hosts.told(time.perf_counter() - begin), compiling)
+        return found
+
+    def _book(self, spent: float, compiling: bool) -> None:
+        self.spent = spent
+        if compiling:
+            self.compile_seconds += spent
+        else:
+            self.seconds += spent
+            self.phase_seconds += spent
 
     @property
     def left(self) -> float | None:
@@ -287,6 +303,11 @@ class _Loop:
                 number, fresh = number + 1, True
         except KeyboardInterrupt:
             stop = Stop.INTERRUPTED
+            if self.carry is None:
+                raise
+        except hosts.HostLost:
+            # What was reached before is whole: a chunk that fails leaves the state it began from.
+            stop = Stop.HOST_LOST
             if self.carry is None:
                 raise
         run = self._snapshot(stop)
@@ -337,9 +358,8 @@ class _Loop:
             self.carry = _everywhere(self.objective.mesh, carry)
         assert self.carry is not None
         # No steps: compiles and does nothing else, so that compilation can be told apart.
-        begin = time.perf_counter()
         self.carry = self._timed(self._go, optimizer, self.carry, int(self.carry.step), compiling=True)
-        price = 2 * (time.perf_counter() - begin)
+        price = 2 * self.spent
         # The rows of this phase, those from before a resumption included.
         first = next((i for i, row in enumerate(self.history) if row["phase"] == self.phase), len(self.history))
         known = len(self.history) - first
@@ -351,7 +371,7 @@ class _Loop:
         recorded = known > 1 and self.history.rows[-1]["step"] == self.steps
         if recorded and self._over(number, first, price):
             return self._close(first, Stop.STALLED)
-        last, length, record = time.perf_counter(), 1, max(1, (phase.steps or 0) // RECORDS)
+        last, length, record = self.seconds, 1, max(1, (phase.steps or 0) // RECORDS)
         while True:
             done = int(self.carry.step)
             if phase.steps is not None and done >= phase.steps:
@@ -361,9 +381,8 @@ class _Loop:
             until = done + length
             if phase.steps is not None:
                 until = min(until, (done // record + 1) * record, phase.steps)
-            begin = time.perf_counter()
             self.carry = self._timed(self._go, optimizer, self.carry, until)
-            spent = max(time.perf_counter() - begin, 1e-6)
+            spent = max(self.spent, 1e-6)
             made = int(self.carry.step) - done
             self.steps += made
             for what, count in self.carry.work.counts().items():
@@ -377,10 +396,10 @@ class _Loop:
             pace = spent / max(made, 1)
             goal = min(CHUNK_SECONDS, max(self._phase_left(), 0.0))
             length = max(1, min(int(goal / pace), 4 * length, 2**20))
-            due = int(self.carry.step) % record == 0 if phase.steps else time.perf_counter() - last >= RECORD_SECONDS
+            due = int(self.carry.step) % record == 0 if phase.steps else self.seconds - last >= RECORD_SECONDS
             if due:
                 self._record()
-                last = time.perf_counter()
+                last = self.seconds
                 if self._over(number, first, price):
                     return self._close(first, Stop.STALLED)
             else:
@@ -438,20 +457,24 @@ class _Loop:
         }
 
     def _tell(self, kind: Kind, *, message: str = "", stop: Stop = Stop.RUNNING) -> None:
-        if not self.callbacks:
+        if hosts.alone() and not self.callbacks:
             return
         row = self.history.rows[-1] if self.history.rows and kind != "progress" else {}
         if kind == "progress" and self.carry is not None:
             row = {**self.history.rows[-1], **self._row(), "loss": float(self.carry.info.value)}
         event = Event(kind, row, lambda: self._snapshot(stop), self.left, message or self.plan.reason)
-        for callback in self.callbacks:
-            callback(event)
+        tell = lambda: [callback(event) for callback in self.callbacks]
+        if stop is not Stop.HOST_LOST:
+            hosts.follow(tell)
+        elif hosts.leads():
+            tell()
 
     def _snapshot(self, stop: Stop) -> Run:
         assert self.carry is not None
+        carry = hosts.own(self.carry)
         position = Position(
             self.phase,
-            self.carry,
+            carry,
             dict(self.work),
             self.steps,
             self.seconds,
@@ -459,4 +482,6 @@ class _Loop:
             self.phase_seconds,
         )
         rows = [row for row in self.history.rows if row["step"] <= self.steps]
-        return Run(self.objective, self.carry.theta, History(rows), stop, self.config, position, self.problem)
+        # Whoever holds the run may evaluate it without the other processes.
+        objective = self.objective if hosts.alone() else self.objective.over(None)
+        return Run(objective, carry.theta, History(rows), stop, self.config, position, self.problem)
