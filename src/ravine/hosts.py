@@ -5,19 +5,30 @@ them. What only one can decide (the clock, an interruption) process 0 decides an
 compute the same things in the same order: a collective that one process alone enters never ends.
 """
 
+import atexit
 import contextlib
 import dataclasses
 import os
 import re
+import signal
+import socket
+import subprocess
 import sys
+import threading
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+from ravine.hardware import cores
 
 JOIN_SECONDS = 120  # how long processes wait for one another at the start
 # A process that was silent for so long counts as dead. What is killed is noticed at once, by its closed connections;
 # this is for a machine that vanishes. It is also how long the others may take to save: then JAX ends them.
 HEARTBEAT_SECONDS = 60
+PATIENCE_SECONDS = 10  # how long they wait before saying so
 LEAVE_SECONDS = 300  # how long a process that is done waits for the others, which may be saving or drawing
+
+LOST = 3  # exit code of a process that was left alone
+MOST = 64  # processes that `start` starts
 
 OWN = ("RAVINE_COORDINATOR", "RAVINE_HOSTS", "RAVINE_HOST")
 SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")
@@ -90,32 +101,28 @@ def join_hosts(address: str | None = None, count: int | None = None, index: int 
     """Makes this process one of several that train together: `rv.join_hosts("node1:12345", 2, 0)`.
 
     Every process runs the same script, and calls this first of all, after `use_cores` where that is wanted. `train`
-    then shares the points of a batch out over the devices of all processes. Callbacks (and with them checkpoints) run on
-    process 0 alone, and its clock counts; every process gets the same `Run`. Step budgets give what one process gives,
-    to rounding. When a process is gone, `train` ends on the others with what was reached, as `Stop.HOST_LOST`.
+    then shares the points of a batch out over the devices of all processes. Callbacks, and with them checkpoints, run
+    on process 0 alone, and its clock counts; every process gets the same `Run`. Step budgets give what one process
+    gives, to rounding. When a process is gone, `train` ends on the others with what was reached, as `Stop.HOST_LOST`.
 
     **Arguments:** `address`, "host:port" of process 0; `count`, how many processes there are; `index`, which one this
     is, from 0. Without any of them the environment is read: that of `srun`, or RAVINE_COORDINATOR, RAVINE_HOSTS and
-    RAVINE_HOST.
+    RAVINE_HOST; where it names no others, the process works alone.
 
     **Returns:** how many processes there are.
 
     **Raises:** `ValueError` for arguments or an environment that make no sense; `RuntimeError` when JAX has started
-    already, when the others do not come within two minutes, or when processes have different numbers of devices. An
-    exception that nobody catches ends the process at once from here on, since the others wait for it.
+    already, when the port is taken, or when processes have different numbers of devices. When the others do not come
+    within two minutes, JAX ends the process. An exception that nobody catches ends the process at once from here on,
+    since the others wait for it.
     """
     if (address, count, index) == (None, None, None):
         found = place()
-        if found is None:
-            raise ValueError(
-                "join_hosts: the environment names no other processes. Start the script with srun, or set "
-                f"{', '.join(OWN)}, or pass them: join_hosts('node1:12345', count=2, index=0)."
-            )
     elif address is None or count is None or index is None:
         raise ValueError("join_hosts: give address, count and index, or none of them.")
     else:
         found = check_place(Place(address, count, index))
-    if found.count == 1:
+    if found is None or found.count == 1:
         return 1
     _join(found)
     return found.count
@@ -127,6 +134,9 @@ def _join(found: Place) -> None:
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     # Nobody else on the network may connect to processes of one machine.
     local = found.address is not None and found.address.rsplit(":", 1)[0] in ("127.0.0.1", "localhost")
+    waiting = threading.Timer(PATIENCE_SECONDS, _say_who_waits, (found,))
+    waiting.daemon = True
+    waiting.start()
     try:
         jax.distributed.initialize(
             found.address,
@@ -141,10 +151,13 @@ def _join(found: Place) -> None:
     except RuntimeError as error:
         raise RuntimeError(
             f"join_hosts: process {found.index} of {found.count} could not join the others at {found.address} "
-            f"({str(error).splitlines()[0]}). Likely causes: (a) not every process was started, (b) the address is not "
-            "that of process 0, or its port is taken or closed, (c) JAX had started already: call join_hosts first."
+            f"({str(error).splitlines()[0]}). Likely causes: (a) JAX had started already: call join_hosts before "
+            "anything else, (b) the address is not that of process 0, or its port is taken, (c) it was called twice."
         ) from error
+    finally:
+        waiting.cancel()
     sys.excepthook = _leave_at_once
+    atexit.register(_leave_if_lost)  # after JAX's own, hence run before it
     devices = [sum(one.process_index == process for one in jax.devices()) for process in range(found.count)]
     if len(set(devices)) > 1:
         raise RuntimeError(
@@ -152,7 +165,7 @@ def _join(found: Place) -> None:
             "ravine.use_cores(n) with the same n first."
         )
     # The first collective: Gloo connects, and says so on stdout, which is not its own.
-    with _stdout_to_stderr():
+    with _stdout_closed():
         told(0.0)
 
 
@@ -160,6 +173,24 @@ def _leave_at_once(kind, error, trace) -> None:
     """An orderly exit waits for the other processes, which wait for this one."""
     traceback.print_exception(kind, error, trace)
     leave(1)
+
+
+def _say_who_waits(found: Place) -> None:
+    print(
+        f"ravine: process {found.index} of {found.count} waits for the others, at {found.address or 'the first node'}, "
+        f"at most {JOIN_SECONDS} s.",
+        file=sys.stderr,
+        flush=True,
+    )
+
+
+_lost = threading.Event()
+
+
+def _leave_if_lost() -> None:
+    """JAX would wait for a process that is gone, and then abort."""
+    if _lost.is_set():
+        leave(LOST)
 
 
 def leave(code: int) -> None:
@@ -170,15 +201,17 @@ def leave(code: int) -> None:
 
 
 @contextlib.contextmanager
-def _stdout_to_stderr() -> Iterator[None]:
+def _stdout_closed() -> Iterator[None]:
+    """Nothing reaches stdout, not from C++ either."""
     sys.stdout.flush()
-    kept = os.dup(1)
-    os.dup2(2, 1)
+    kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
     try:
         yield
     finally:
         os.dup2(kept, 1)
         os.close(kept)
+        os.close(nowhere)
 
 
 # ------------------------------------------------------------------------------------------- what processes agree on
@@ -217,16 +250,18 @@ def watched() -> Iterator[None]:
     except (ValueError, RuntimeError) as error:
         if isinstance(error, HostLost) or alone() or not GONE.search(str(error)):
             raise
+        _lost.set()
         raise HostLost("Another process of this run is gone.") from error
 
 
-def follow(action: Callable[[], None]) -> None:
+def follow(action: Callable[[], object]) -> None:
     """Runs `action` on process 0 alone. If it raises there, every process leaves here.
 
     **Raises:** what the action raises; on the others `KeyboardInterrupt` for one, and `HostLost` for anything else.
     """
     if alone():
-        return action()
+        action()
+        return
     raised: BaseException | None = None
     if leads():
         try:
@@ -238,7 +273,6 @@ def follow(action: Callable[[], None]) -> None:
         raise raised
     if kind:
         raise KeyboardInterrupt if kind == 1 else HostLost("Process 0 ended the run.")
-    return None
 
 
 def shared(tree, mesh):
@@ -269,3 +303,64 @@ def own(tree):
         return leaf.addressable_data(0) if held else leaf
 
     return jax.tree.map(take, tree)
+
+
+# -------------------------------------------------------------------------------- several processes on this machine
+
+
+def share(count: int) -> list[list[int]]:
+    """The cores of this machine dealt out to `count` processes: equally many each, at least one.
+
+    ```python
+    >>> from ravine.hosts import share
+    >>> parts = share(2)
+    >>> len(parts), len(parts[0]) == len(parts[1]) >= 1
+    (2, True)
+
+    ```
+    """
+    known = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(cores()))
+    size = max(1, len(known) // count)
+    return [[known[(index * size + one) % len(known)] for one in range(size)] for index in range(count)]
+
+
+def start(command: Sequence[str], count: int) -> tuple[Place, list[subprocess.Popen]]:
+    """Starts `command` as processes 1 … count − 1 of a run on this machine; the caller is process 0.
+
+    Each is kept to its share of the cores, the caller too; they read nothing, write to stderr only, and leave Ctrl-C to
+    process 0.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    children = []
+    before = signal.getsignal(signal.SIGINT)
+    main = threading.current_thread() is threading.main_thread()
+    if main:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited, and kept by Python where it is found
+    try:
+        for index, part in reversed(list(enumerate(share(count)))):
+            if hasattr(os, "sched_setaffinity"):
+                os.sched_setaffinity(0, part)  # inherited as well; the last one set is that of process 0
+            if index:
+                names = dict(zip(OWN, (address, str(count), str(index)), strict=True))
+                children.append(
+                    subprocess.Popen(
+                        command,
+                        stdin=subprocess.DEVNULL,
+                        stdout=subprocess.DEVNULL,
+                        env=os.environ | names,
+                    )
+                )
+    finally:
+        if main:
+            signal.signal(signal.SIGINT, before)
+    return Place(address, count, 0), children[::-1]
+
+
+def stop(children: Sequence[subprocess.Popen]) -> None:
+    """Ends processes that `start` started, at once."""
+    for child in children:
+        child.kill()
+    for child in children:
+        child.wait()

@@ -66,7 +66,7 @@ def train(
     - `phases`: a phase, a list of them, a plan, or a planner such as `ravine.auto(seconds=60)`.
     - `key`: `jax.random.key(seed)`; model, points and steps draw from it.
     - `seconds`: a budget of wall time for all phases together, compilation apart.
-    - `callbacks`: functions of an `Event`.
+    - `callbacks`: functions of an `Event`; of several processes (`ravine.join_hosts`) the first alone calls them.
     - `resume`: a run to go on with, made from the same problem, phases and key; only what is left is done.
     - `block`: points evaluated at once; bounds the memory.
     - `devices`: over how many devices the points are shared out, by default all that JAX sees; `ravine.use_cores()`,
@@ -362,16 +362,20 @@ class _Loop:
         price = 2 * self.spent
         # The rows of this phase, those from before a resumption included.
         first = next((i for i, row in enumerate(self.history) if row["phase"] == self.phase), len(self.history))
-        known = len(self.history) - first
-        self._record(compiling=True, duplicate=known > 0)
+        known, record = len(self.history) - first, max(1, (phase.steps or 0) // RECORDS)
+        # A process that was lost while this row was measured took it along.
+        missing = (
+            known and phase.steps and int(self.carry.step) % record == 0 and self.history.rows[-1]["step"] != self.steps
+        )
+        self._record(compiling=True, duplicate=known > 0 and not missing)
         stop = Stop.of(int(self.carry.stop))
         if stop is not Stop.RUNNING:
             return self._close(first, stop)
         # Saved at a record, before `until` was asked (it is never asked at the first one).
-        recorded = known > 1 and self.history.rows[-1]["step"] == self.steps
+        recorded = len(self.history) - first > 1 and self.history.rows[-1]["step"] == self.steps
         if recorded and self._over(number, first, price):
             return self._close(first, Stop.STALLED)
-        last, length, record = self.seconds, 1, max(1, (phase.steps or 0) // RECORDS)
+        last, length = self.seconds, 1
         while True:
             done = int(self.carry.step)
             if phase.steps is not None and done >= phase.steps:
