@@ -547,7 +547,7 @@ def prepare(place: company.Place | None = None) -> None:
     folder = machine.cache_folder()
     if folder is not None and machine.usable(folder):
         jax.config.update("jax_compilation_cache_dir", str(folder))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     if place is not None:
         meet(place)
 

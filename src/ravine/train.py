@@ -132,7 +132,6 @@ def fit(
     mesh = None if objective.bare else _mesh(devices)
     objective, state = objective.over(mesh), sampler.init(sample_key)
     theta, state, test, step_key = _everywhere(mesh, (theta, state, test, step_key))
-    _check_start(objective, theta, state.batch)
     plan = make_plan(phases, objective, theta, state.batch, seconds)
     # What is needed to make the run again; the identity tells the files of two runs in one folder apart.
     config = {
@@ -183,13 +182,11 @@ def _replicated(mesh: Mesh | None, tree: PyTree) -> PyTree:
     return jax.tree.map(lambda leaf: lax.with_sharding_constraint(leaf, everywhere), tree)
 
 
-def _check_start(objective: Objective, theta: Vector, batch: Batch) -> None:
-    value = eqx.filter_jit(Objective.__call__)(objective, theta, batch)
-    if value.shape != ():
-        raise ValueError(f"The loss must be a scalar, but has shape {value.shape}.")
+def _check_start(objective: Objective, theta: Vector, batch: Batch, value: float) -> None:
+    """**Raises:** `ValueError` for a loss that is not finite before the first step."""
     if not np.isfinite(value):
         raise ValueError(
-            f"The loss is {float(value)} before the first step. {locate(objective, theta, batch)} Likely causes: "
+            f"The loss is {value} before the first step. {locate(objective, theta, batch)} Likely causes: "
             "(a) a division by zero or a root or logarithm of a negative number in the residual, (b) derivatives of a "
             "function that has none there, such as abs or sqrt at 0, (c) NaN in the data. Look at that point with "
             "jax.config.update('jax_debug_nans', True)."
@@ -357,9 +354,6 @@ class _Loop:
             self.phase, self.phase_seconds = number, 0.0
             self.carry = _everywhere(self.objective.mesh, carry)
         assert self.carry is not None
-        # No steps: compiles and does nothing else, so that compilation can be told apart.
-        self.carry = self._timed(self._go, optimizer, self.carry, int(self.carry.step), compiling=True)
-        price = 2 * self.spent
         # The rows of this phase, those from before a resumption included.
         first = next((i for i, row in enumerate(self.history) if row["phase"] == self.phase), len(self.history))
         known, record = len(self.history) - first, max(1, (phase.steps or 0) // RECORDS)
@@ -367,7 +361,11 @@ class _Loop:
         missing = (
             known and phase.steps and int(self.carry.step) % record == 0 and self.history.rows[-1]["step"] != self.steps
         )
+        # Before the step is compiled, so that a loss that is not finite is told of at once.
         self._record(compiling=True, duplicate=known > 0 and not missing)
+        # No steps: compiles and does nothing else, so that compilation can be told apart.
+        self.carry = self._timed(self._go, optimizer, self.carry, int(self.carry.step), compiling=True)
+        price = 2 * self.spent
         stop = Stop.of(int(self.carry.stop))
         if stop is not Stop.RUNNING:
             return self._close(first, stop)
@@ -438,6 +436,8 @@ class _Loop:
             self.error,
             compiling=compiling,
         )
+        if not self.history.rows:
+            _check_start(self.objective, self.carry.theta, self.carry.sampler.batch, float(found["loss"]))
         if duplicate:
             return
         row = self._row()
