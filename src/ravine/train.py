@@ -25,7 +25,7 @@ from ravine.checkpoint import describe_key, describe_phases, describe_plan
 from ravine.objective import BLOCK, Objective
 from ravine.optim.optimizer import Optimizer
 from ravine.optim.phase import Phase, Plan, check_budget
-from ravine.problems.problem import Problem, locate
+from ravine.problems.problem import Error, Problem, locate
 from ravine.run import (
     Carry,
     History,
@@ -89,7 +89,7 @@ def train(
         phases,
         keys=(sample_key, step_key),
         test=test,
-        error=problem.error if problem.reference is not None else None,
+        error=None if problem.reference is None else Error(problem.reference),
         seconds=seconds,
         callbacks=callbacks,
         resume=resume,
@@ -335,7 +335,7 @@ class _Loop:
         if running and phase.steps is not None and rows and rows[-1]["phase"] == position.phase:
             # A budget that ran out left a row where a run never interrupted has none.
             begun = position.steps - int(position.carry.step)
-            if position.carry.step < phase.steps and (rows[-1]["step"] - begun) % max(1, phase.steps // RECORDS):
+            if int(position.carry.step) < phase.steps and (rows[-1]["step"] - begun) % max(1, phase.steps // RECORDS):
                 rows.pop()
         self.history = History(rows)
         self.phase, self.steps, self.work = position.phase, position.steps, dict(position.work)
