@@ -56,23 +56,23 @@ print("steps", run.position.steps, repr(float(jnp.sum(run.theta))))
 
 
 @contextlib.contextmanager
-def processes(*commands):
-    """Commands at once, in a process group that is killed in the end whatever happens."""
+def processes(*commands, environments=({}, {})):
+    """Commands at once, each in a process group of its own that is killed in the end whatever happens."""
     settings = {"PYTHONPATH": SOURCE, "RAVINE_NO_CACHE": "1", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
 
-    def start(command):
+    def start(command, environment):
         return subprocess.Popen(
             [sys.executable, *map(str, command)],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
-            env=os.environ | settings,
+            env=os.environ | settings | environment,
         )
 
     running = []
     try:
-        running.extend(map(start, commands))
+        running.extend(map(start, commands, environments))
         yield running
     finally:
         for one in running:
@@ -126,15 +126,22 @@ def wait_for(running, text):
     raise AssertionError("".join(read))
 
 
-def gone(pids, seconds) -> bool:
-    """Whether all these processes end within `seconds`."""
-    _, alive = psutil.wait_procs([psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)], timeout=seconds)
-    return not alive
+def srun(index: int) -> dict[str, str]:
+    """What `srun -n 2` sets for one of its processes; the port follows from the number of the job."""
+    job = os.getpid()
+    return {
+        "SLURM_JOB_ID": str(job),
+        "SLURM_STEP_NODELIST": "localhost",
+        "SLURM_NTASKS": "2",
+        "SLURM_PROCID": str(index),
+        "SLURM_LOCALID": str(index),
+        "JAX_COORDINATOR_BIND_ADDRESS": f"127.0.0.1:{65535 - 2**12 + 1 + job % 2**12}",
+    }
 
 
 def test_a_killed_process_leaves_a_run_that_resumes(tmp_path, monkeypatch):
-    """A worker is killed: process 0 saves and ends. Resumed on two processes, process 0 is killed: the worker ends.
-    Resumed on one process, the run reaches the result of one that was never interrupted."""
+    """A worker is killed: process 0 saves and ends. Resumed on two, as Slurm starts them, process 0 is killed: the
+    worker ends. Resumed on one process, the run reaches the result of one that was never interrupted."""
     monkeypatch.setenv("RAVINE_NO_CACHE", "1")
     folder, phases = tmp_path / "run", ("--phases", "adam:3000")
     with processes(["-m", "ravine.cli", "solve", *TINY, *phases, "--hosts", 2, "--out", folder]) as (first,):
@@ -154,12 +161,12 @@ def test_a_killed_process_leaves_a_run_that_resumes(tmp_path, monkeypatch):
     assert saved.stop is rv.Stop.HOST_LOST
     assert 0 < saved.position.steps < 3000
 
-    with processes(["-m", "ravine.cli", "resume", folder, "--hosts", 2]) as (second,):
-        wait_for(second, "step")
-        (worker,) = psutil.Process(second.pid).children()
-        second.kill()
-        assert gone([worker.pid], 15)
-        _, err = second.communicate(timeout=TIMEOUT)
+    command = ["-m", "ravine.cli", "resume", folder]
+    with processes(command, command, environments=(srun(0), srun(1))) as (first, worker):
+        wait_for(first, "step")
+        first.kill()
+        _, err = worker.communicate(timeout=15)
+    assert worker.returncode != 0
     # Its own words, or those of JAX, which ends whoever has lost the coordination service: the faster ones.
     assert re.search("Process 0 of 2 is gone|Terminating process because the JAX distributed service", err), err
     assert rv.load(folder).position.steps == saved.position.steps

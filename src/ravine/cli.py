@@ -506,7 +506,7 @@ def dismiss(code: int) -> int:
     if "jax" not in sys.modules or company.alone():
         company.stop(_children)
         return code
-    if code == 0:
+    if code == 0 and not company.parted():
         import jax
 
         jax.distributed.shutdown()  # waits for all
@@ -723,7 +723,7 @@ def carry_out(
             raise Refusal(str(error)) from None
         except KeyboardInterrupt:
             run = None
-    lost = run is not None and run.stop is Stop.HOST_LOST
+    lost = _who_is_gone() if run is not None and run.stop is Stop.HOST_LOST else ""
     if run is None or not run.history.rows:
         if lost:
             raise company.HostLost
@@ -738,7 +738,7 @@ def carry_out(
         report(run, folder, None, as_json)
         return 1
     if lost:
-        note(f"ravine: {_who_is_gone()}. What was reached is saved; go on with: ravine resume {folder}")
+        note(f"ravine: {lost}. What was reached is saved; go on with: ravine resume {folder}")
     report(run, folder, None if lost else draw(run, folder), as_json)
     return company.LOST if lost else 0
 
@@ -771,20 +771,19 @@ def take_part(
 
 
 def _who_is_gone() -> str:
-    """The processes that are gone, in words."""
+    """The processes that are gone, in words; not those that ended because they noticed."""
     import jax
 
     count, index = jax.process_count(), jax.process_index()
-    # Those started here can be asked. One that was killed may take a moment to be reaped.
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        for child in _children if count == 2 else ():
-            child.wait(1.0)
-    gone = [str(number) for number, child in enumerate(_children, 1) if child.poll() is not None]
-    if not gone and count == 2:
-        gone = [str(1 - index)]
-    if not gone:
-        return f"A process of {count} is gone"
-    return f"Process {' and '.join(gone)} of {count} {'is' if len(gone) == 1 else 'are'} gone"
+    if count == 2:
+        return f"Process {1 - index} of 2 is gone"
+    for _ in range(30):  # those started here can be asked; one that was killed may take a moment to end
+        codes = {number: child.poll() for number, child in enumerate(_children, 1)}
+        gone = [str(number) for number, code in codes.items() if code not in (None, company.LOST)]
+        if gone:
+            return f"Process {' and '.join(gone)} of {count} {'is' if len(gone) == 1 else 'are'} gone"
+        time.sleep(0.01)
+    return f"A process of {count} is gone"
 
 
 def _warn_of_float32(phases: Any) -> None:
@@ -1006,7 +1005,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         note(f"ravine: {error}")
         return dismiss(2)
     except company.HostLost:
-        # Every process says so, at once: JAX soon ends whoever has lost process 0.
+        # At once: JAX soon ends whoever has lost process 0.
         print(f"ravine: {_who_is_gone()}; this one ends. {_kept()}", file=sys.stderr, flush=True)
         return dismiss(company.LOST)
     except KeyboardInterrupt:

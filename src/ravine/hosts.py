@@ -157,7 +157,7 @@ def _join(found: Place) -> None:
     finally:
         waiting.cancel()
     sys.excepthook = _leave_at_once
-    atexit.register(_leave_if_lost)  # after JAX's own, hence run before it
+    atexit.register(_leave_if_parted)  # after JAX's own, hence run before it
     devices = [sum(one.process_index == process for one in jax.devices()) for process in range(found.count)]
     if len(set(devices)) > 1:
         raise RuntimeError(
@@ -184,12 +184,22 @@ def _say_who_waits(found: Place) -> None:
     )
 
 
-_lost = threading.Event()
+_parted = threading.Event()
 
 
-def _leave_if_lost() -> None:
+def part() -> None:
+    """From here on, this process computes nothing together with the others: one of them is gone, or it goes itself."""
+    _parted.set()
+
+
+def parted() -> bool:
+    """Whether this process computes nothing together with the others any more."""
+    return _parted.is_set()
+
+
+def _leave_if_parted() -> None:
     """JAX would wait for a process that is gone, and then abort."""
-    if _lost.is_set():
+    if parted():
         leave(LOST)
 
 
@@ -250,17 +260,18 @@ def watched() -> Iterator[None]:
     except (ValueError, RuntimeError) as error:
         if isinstance(error, HostLost) or alone() or not GONE.search(str(error)):
             raise
-        _lost.set()
+        part()
         raise HostLost("Another process of this run is gone.") from error
 
 
 def follow(action: Callable[[], object]) -> None:
-    """Runs `action` on process 0 alone. If it raises there, every process leaves here.
+    """Runs `action` on process 0 alone. If it raises there, every process leaves here (unless they have parted).
 
     **Raises:** what the action raises; on the others `KeyboardInterrupt` for one, and `HostLost` for anything else.
     """
-    if alone():
-        action()
+    if alone() or parted():
+        if leads():
+            action()
         return
     raised: BaseException | None = None
     if leads():

@@ -5,6 +5,7 @@ tells the callbacks, and decides whether the phase is over. How steps are cut in
 a run that is resumed is the run that was never interrupted.
 """
 
+import contextlib
 import time
 import uuid
 from collections.abc import Callable, Sequence
@@ -247,6 +248,7 @@ class _Loop:
         self.phase, self.steps, self.work = 0, 0, Work().counts()
         self.seconds, self.compile_seconds, self.phase_seconds = 0.0, 0.0, 0.0
         self.spent = 0.0  # by the last call that was timed
+        self.agreed = False  # whether all processes know of an interruption
         self.carry: Any = None  # a Carry, once a phase has begun
 
     # ------------------------------------------------------------------------------------------------- the clock
@@ -300,15 +302,19 @@ class _Loop:
                 number, fresh = number + 1, True
         except KeyboardInterrupt:
             stop = Stop.INTERRUPTED
+            if not self.agreed and not hosts.alone():
+                hosts.part()  # the others are still at work
             if self.carry is None:
                 raise
         except hosts.HostLost:
             # What was reached before is whole: a chunk that fails leaves the state it began from.
             stop = Stop.HOST_LOST
+            hosts.part()
             if self.carry is None:
                 raise
         run = self._snapshot(stop)
-        self._tell("stop", stop=stop)
+        with contextlib.suppress(hosts.HostLost):  # all is done already
+            self._tell("stop", stop=stop)
         return run
 
     def _restore(self, resume: Run, theta: Vector, sampler: SamplerState) -> None:
@@ -468,10 +474,11 @@ class _Loop:
             row = {**self.history.rows[-1], **self._row(), "loss": float(self.carry.info.value)}
         event = Event(kind, row, lambda: self._snapshot(stop), self.left, message or self.plan.reason)
         tell = lambda: [callback(event) for callback in self.callbacks]
-        if stop is not Stop.HOST_LOST:
+        try:
             hosts.follow(tell)
-        elif hosts.leads():
-            tell()
+        except KeyboardInterrupt:
+            self.agreed = True
+            raise
 
     def _snapshot(self, stop: Stop) -> Run:
         assert self.carry is not None
