@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ravine.easy import least_squares, minimise
     from ravine.formulations import boundary, initial, logistic, penalty, residual, supervised
     from ravine.hardware import keep_memory, use_cores
+    from ravine.hosts import join_hosts
     from ravine.layout import Layout
     from ravine.objective import Linearisation, Objective
     from ravine.optim.auto import auto
@@ -62,6 +63,7 @@ _NAMES_OF = {
     "easy": ("least_squares", "minimise"),
     "formulations": ("boundary", "initial", "logistic", "penalty", "residual", "supervised"),
     "hardware": ("keep_memory", "use_cores"),
+    "hosts": ("join_hosts",),
     "layout": ("Layout",),
     "objective": ("Linearisation", "Objective"),
     "optim.auto": ("auto",),
@@ -153,6 +155,7 @@ __all__ = [
     "hessian_diagonal",
     "identity",
     "initial",
+    "join_hosts",
     "keep_memory",
     "laplacian",
     "lbfgs",

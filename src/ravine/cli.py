@@ -1,7 +1,8 @@
 """The command line: `ravine solve burgers --budget 60s`.
 
 Results go to stdout, progress and messages to stderr. Exit codes: 0 for a run, whatever the numerical reason it stopped
-for; 2 for input that cannot be used, with one message and no traceback; 1 for an error that nobody expected, with it.
+for; 2 for input that cannot be used, with one message and no traceback; 3 when a process of a run over several is gone;
+1 for an error that nobody expected, with its traceback.
 
 JAX is imported inside the commands, so that help appears at once and threads, precision and cache are set first.
 """
@@ -16,6 +17,7 @@ import math
 import os
 import re
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -33,6 +35,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ravine import doctor as machine
+from ravine import hosts as company
 
 if TYPE_CHECKING:
     from ravine.callbacks import Event
@@ -114,6 +117,7 @@ def solve(
     depth: Annotated[int | None, Parameter(allow_leading_hyphen=True)] = None,
     settings: Annotated[tuple[str, ...], Parameter(name="--set", negative=(), show_default=False)] = (),
     target: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None,
+    hosts: Annotated[int | None, Parameter(allow_leading_hyphen=True)] = None,
     out: Path | None = None,
     json: Annotated[bool, Parameter(negative=(), show_default=False)] = False,
 ) -> int:
@@ -147,6 +151,8 @@ def solve(
         Any other option of the problem, such as --set k=4; may be repeated.
     target
         Stop when the relative error is at or below this number.
+    hosts
+        Processes on this machine that share out the points. Under srun nothing needs to be said.
     out
         Folder of the run, default runs/PROBLEM-DATE-TIME. An existing one is never written over.
     json
@@ -165,16 +171,19 @@ def solve(
     others = dict(parse_setting(text) for text in settings)
     if options.keys() & others.keys():
         raise Refusal(f"The option {min(options.keys() & others.keys())!r} is given twice.")
+    place = find_place(hosts)
     note(f"ravine: {problem}, {phases or method}, {_budget(seconds)}, float{precision}, seed {seed}")
-    prepare()
+    prepare(place)
     _set_precision(precision)
     options = check_options(problem, options | others)
     plan = make_phases(method, steps, seconds)
     made = make_problem(problem, options)
     if goal is not None and made.reference is None:
         raise Refusal(f"--target needs a known solution, and {problem} has none.")
-    folder = claim(out, problem)
     asked = {"method": phases or method, "budget": seconds, "seed": seed, "target": goal}
+    if not leads():
+        return take_part(made, plan, seed=seed, config={"cli": asked})
+    folder = claim(out, problem)
     with released(folder):
         return carry_out(made, plan, folder, seed=seed, config={"cli": asked}, as_json=json)
 
@@ -228,6 +237,7 @@ def resume(
     /,
     *,
     budget: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None,
+    hosts: Annotated[int | None, Parameter(allow_leading_hyphen=True)] = None,
     json: Annotated[bool, Parameter(negative=(), show_default=False)] = False,
 ) -> int:
     """Go on with a run that was interrupted or whose budget was too small.
@@ -238,12 +248,15 @@ def resume(
         A run folder.
     budget
         How much longer: 30s, 2m, 1h. Without it, what is left of the budget that the run was started with.
+    hosts
+        Processes on this machine that share out the points. Under srun nothing needs to be said.
     json
         Print one line of JSON on stdout, everything else on stderr.
     """
     more = None if budget is None else parse_seconds(budget)
+    place = find_place(hosts)
     note(f"ravine: going on with {run}{'' if more is None else f' for {more:g} s'}")
-    prepare()
+    prepare(place)
     from ravine._results import Stop
     from ravine.checkpoint import RunFolderError, restore_phases
 
@@ -265,6 +278,8 @@ def resume(
             raise Refusal(f"{run} is finished. {before.stop.value} To go on: ravine resume {run} --budget 30s")
     if before.stop is Stop.TARGET:
         config = {**config, "cli": {**(config.get("cli") or {}), "target": None}}
+    if not leads():
+        return take_part(before.problem, phases, config=config, before=before)
     if not machine.usable(run):
         raise Refusal(f"{run} cannot be written, so nothing could be saved. Copy it to a folder of yours first.")
     return carry_out(before.problem, phases, run, config=config, as_json=json, before=before)
@@ -437,15 +452,84 @@ def _fit(name: str, value: Any, kind: Any) -> Any:
 # ------------------------------------------------------------------------------------------------------------ settings
 
 
-def prepare() -> None:
-    """Threads, devices and cache, before anything is computed.
+def find_place(count: int | None) -> company.Place | None:
+    """Which process of how many this is; None for one by itself. Starts nothing."""
+    if count is not None and not 1 <= count <= company.MOST:
+        raise Refusal(f"--hosts is the number of processes on this machine, from 1 to {company.MOST}; got {count}.")
+    try:
+        found = company.place()
+    except ValueError as error:
+        raise Refusal(str(error)) from None
+    if found is not None and count not in (None, found.count):
+        raise Refusal(f"--hosts is {count}, but the environment says that there are {found.count} processes.")
+    if found is None and count is not None and count > 1:
+        return company.Place(None, count, 0)
+    return found
+
+
+def leads() -> bool:
+    """Whether this is the process that prints, draws and saves."""
+    try:
+        found = company.place()
+    except ValueError:
+        return True
+    return found is None or found.index == 0
+
+
+_typed: list[str] = []  # the arguments of this command, for the processes that take part in it
+_children: list[subprocess.Popen] = []  # those that were started here
+
+
+def launch(place: company.Place) -> company.Place:
+    """Starts the other processes of a run on this machine, unless somebody else started them all."""
+    if company.place() is None:
+        place, children = company.start([sys.executable, "-m", "ravine.cli", *_typed], place.count)
+        _children.extend(children)
+    elif place.index and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # process 0 decides, and tells
+    return place
+
+
+def meet(place: company.Place) -> None:
+    """Joins the other processes of a run."""
+    try:
+        if place.address is None:
+            company.join_hosts()
+        else:
+            company.join_hosts(place.address, place.count, place.index)
+    except (RuntimeError, ValueError) as error:
+        raise Refusal(str(error)) from None
+
+
+def dismiss(code: int) -> int:
+    """Ends a run over several processes, together or, when something went wrong, at once."""
+    if "jax" not in sys.modules or company.alone():
+        company.stop(_children)
+        return code
+    if code == 0 and not company.parted():
+        import jax
+
+        jax.distributed.shutdown()  # waits for all
+        return code
+    company.stop(_children)
+    company.leave(code)
+    return code
+
+
+def prepare(place: company.Place | None = None) -> None:
+    """Threads, devices, cache and the other processes of a run over several, before anything is computed.
 
     As many cores as are free (`ravine.doctor.free_cores`) are used. Linear-algebra libraries get that many threads,
     unless the environment says otherwise (OPENBLAS_NUM_THREADS and its like); they read it when NumPy is imported, and
     if it has been, they are asked instead. JAX gets that many devices, unless it has started. Freed memory is kept
     (`ravine.keep_memory`). Compiled programs are kept in `ravine.doctor.cache_folder()`, where it can be written.
     """
-    free = machine.free_cores(machine.cores(), machine.load())
+    if place is not None:
+        place = launch(place)
+        # Processes must have equally many devices, so that the load of the moment cannot count.
+        free = machine.cores()
+    else:
+        free = machine.free_cores(machine.cores(), machine.load())
     if not any(name in os.environ for name in machine.THREADS):
         if "numpy" in sys.modules:
             with contextlib.suppress(ImportError):
@@ -464,7 +548,9 @@ def prepare() -> None:
     folder = machine.cache_folder()
     if folder is not None and machine.usable(folder):
         jax.config.update("jax_compilation_cache_dir", str(folder))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    if place is not None:
+        meet(place)
 
 
 def _set_precision(bits: int) -> None:
@@ -638,7 +724,10 @@ def carry_out(
             raise Refusal(str(error)) from None
         except KeyboardInterrupt:
             run = None
+    lost = _who_is_gone() if run is not None and run.stop is Stop.HOST_LOST else ""
     if run is None or not run.history.rows:
+        if lost:
+            raise company.HostLost
         note("ravine: interrupted before the first step; there is nothing to save.")
         return 130
     if run.stop is Stop.INTERRUPTED and target is not None and run.error is not None and run.error <= target:
@@ -649,8 +738,53 @@ def carry_out(
         note(f"ravine: {error}")
         report(run, folder, None, as_json)
         return 1
-    report(run, folder, draw(run, folder), as_json)
+    if lost:
+        note(f"ravine: {lost}. What was reached is saved; go on with: ravine resume {folder}")
+    report(run, folder, None if lost else draw(run, folder), as_json)
+    return company.LOST if lost else 0
+
+
+def take_part(
+    problem: "Problem",
+    phases: "Auto | Plan | Any",
+    *,
+    config: dict[str, Any],
+    seed: int = 0,
+    before: "Run | None" = None,
+) -> int:
+    """What a process other than the first does: it trains, and leaves all else to process 0."""
+    import jax
+
+    from ravine._results import Stop
+    from ravine.train import train
+
+    run = train(
+        problem,
+        phases,
+        key=jax.random.key(seed) if before is None else restored_key(config),
+        seconds=config.get("seconds"),
+        resume=before,
+        **({"block": config["block"]} if "block" in config else {}),
+    )
+    if run.stop is Stop.HOST_LOST:
+        raise company.HostLost
     return 0
+
+
+def _who_is_gone() -> str:
+    """The processes that are gone, in words; not those that ended because they noticed."""
+    import jax
+
+    count, index = jax.process_count(), jax.process_index()
+    if count == 2:
+        return f"Process {1 - index} of 2 is gone"
+    for _ in range(30):  # those started here can be asked; one that was killed may take a moment to end
+        codes = {number: child.poll() for number, child in enumerate(_children, 1)}
+        gone = [str(number) for number, code in codes.items() if code not in (None, company.LOST)]
+        if gone:
+            return f"Process {' and '.join(gone)} of {count} {'is' if len(gone) == 1 else 'are'} gone"
+        time.sleep(0.01)
+    return f"A process of {count} is gone"
 
 
 def _warn_of_float32(phases: Any) -> None:
@@ -801,8 +935,9 @@ def report(run: "Run", folder: Path, figure: Path | None, as_json: bool) -> None
 
 
 def note(text: str) -> None:
-    """A line on stderr."""
-    print(text, file=sys.stderr, flush=True)
+    """A line on stderr, from process 0."""
+    if leads():
+        print(text, file=sys.stderr, flush=True)
 
 
 def _stdout() -> Console:
@@ -861,18 +996,27 @@ def _version() -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command and returns its exit code."""
+    _typed[:] = sys.argv[1:] if arguments is None else arguments
     try:
         result = app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
     except cyclopts.CycloptsError as error:
         note(f"ravine: {error} Try: ravine --help")
-        return 2
+        return dismiss(2)
     except Refusal as error:
         note(f"ravine: {error}")
-        return 2
+        return dismiss(2)
+    except company.HostLost:
+        # At once: JAX soon ends whoever has lost process 0.
+        print(f"ravine: {_who_is_gone()}; this one ends. {_kept()}", file=sys.stderr, flush=True)
+        return dismiss(company.LOST)
     except KeyboardInterrupt:
         note("ravine: interrupted.")
-        return 130
-    return result if isinstance(result, int) else 0
+        return dismiss(130)
+    return dismiss(result if isinstance(result, int) else 0)
+
+
+def _kept() -> str:
+    return "Nothing was reached yet." if leads() else "What process 0 saved last can be gone on with: ravine resume RUN"
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ tells the callbacks, and decides whether the phase is over. How steps are cut in
 a run that is resumed is the run that was never interrupted.
 """
 
+import contextlib
 import time
 import uuid
 from collections.abc import Callable, Sequence
@@ -17,6 +18,7 @@ import numpy as np
 from jax import lax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from ravine import hosts
 from ravine._results import Stop, Work
 from ravine._types import Batch, Count, PyTree, RandomKey, Scalar, Vector
 from ravine.callbacks import Callback, Event, Kind
@@ -24,7 +26,7 @@ from ravine.checkpoint import describe_key, describe_phases, describe_plan
 from ravine.objective import Objective
 from ravine.optim.optimizer import Optimizer
 from ravine.optim.phase import Phase, Plan, check_budget
-from ravine.problems.problem import Problem, locate
+from ravine.problems.problem import Error, Problem, locate
 from ravine.run import (
     Carry,
     History,
@@ -65,7 +67,7 @@ def train(
     - `phases`: a phase, a list of them, a plan, or a planner such as `ravine.auto(seconds=60)`.
     - `key`: `jax.random.key(seed)`; model, points and steps draw from it.
     - `seconds`: a budget of wall time for all phases together, compilation apart.
-    - `callbacks`: functions of an `Event`.
+    - `callbacks`: functions of an `Event`; of several processes (`ravine.join_hosts`) the first alone calls them.
     - `resume`: a run to go on with, made from the same problem, phases and key; only what is left is done.
     - `block`: points evaluated at once, chosen by itself when None; bounds the memory.
     - `devices`: over how many devices the points are shared out, by default all that JAX sees; `ravine.use_cores()`,
@@ -88,7 +90,7 @@ def train(
         phases,
         keys=(sample_key, step_key),
         test=test,
-        error=problem.error if problem.reference is not None else None,
+        error=None if problem.reference is None else Error(problem.reference),
         seconds=seconds,
         callbacks=callbacks,
         resume=resume,
@@ -131,7 +133,6 @@ def fit(
     mesh = None if objective.bare else _mesh(devices)
     objective, state = objective.over(mesh), sampler.init(sample_key)
     theta, state, test, step_key = _everywhere(mesh, (theta, state, test, step_key))
-    _check_start(objective, theta, state.batch)
     plan = make_plan(phases, objective, theta, state.batch, seconds)
     # What is needed to make the run again; the identity tells the files of two runs in one folder apart.
     config = {
@@ -155,6 +156,11 @@ def _mesh(devices: int | None) -> Mesh | None:
             f"train: devices={devices}, but JAX sees {len(found)}. On a CPU, call ravine.use_cores() before anything "
             "else: each core then is a device."
         )
+    if devices not in (None, len(found)) and not hosts.alone():
+        raise ValueError(
+            f"train: devices={devices}, but several processes use all of their devices, {len(found)} in all. Leave it "
+            "out; ravine.use_cores(n), before join_hosts, says how many each process has."
+        )
     count = len(found) if devices is None else devices
     return None if count == 1 else jax.make_mesh((count,), ("points",), (AxisType.Auto,), devices=found[:count])
 
@@ -163,6 +169,8 @@ def _everywhere(mesh: Mesh | None, tree: PyTree) -> PyTree:
     """A copy of every array on every device of the mesh: so placed, nothing compiles twice."""
     if mesh is None:
         return tree
+    if not hosts.alone():
+        return hosts.shared(tree, mesh)
     everywhere = NamedSharding(mesh, PartitionSpec())
     return jax.tree.map(lambda leaf: jax.device_put(leaf, everywhere) if isinstance(leaf, jax.Array) else leaf, tree)
 
@@ -175,13 +183,11 @@ def _replicated(mesh: Mesh | None, tree: PyTree) -> PyTree:
     return jax.tree.map(lambda leaf: lax.with_sharding_constraint(leaf, everywhere), tree)
 
 
-def _check_start(objective: Objective, theta: Vector, batch: Batch) -> None:
-    value = eqx.filter_jit(Objective.__call__)(objective, theta, batch)
-    if value.shape != ():
-        raise ValueError(f"The loss must be a scalar, but has shape {value.shape}.")
+def _check_start(objective: Objective, theta: Vector, batch: Batch, value: float) -> None:
+    """**Raises:** `ValueError` for a loss that is not finite before the first step."""
     if not np.isfinite(value):
         raise ValueError(
-            f"The loss is {float(value)} before the first step. {locate(objective, theta, batch)} Likely causes: "
+            f"The loss is {value} before the first step. {locate(objective, theta, batch)} Likely causes: "
             "(a) a division by zero or a root or logarithm of a negative number in the residual, (b) derivatives of a "
             "function that has none there, such as abs or sqrt at 0, (c) NaN in the data. Look at that point with "
             "jax.config.update('jax_debug_nans', True)."
@@ -241,22 +247,31 @@ class _Loop:
         self.history = History()
         self.phase, self.steps, self.work = 0, 0, Work().counts()
         self.seconds, self.compile_seconds, self.phase_seconds = 0.0, 0.0, 0.0
+        self.spent = 0.0  # by the last call that was timed
+        self.agreed = False  # whether all processes know of an interruption
         self.carry: Any = None  # a Carry, once a phase has begun
 
     # ------------------------------------------------------------------------------------------------- the clock
 
     def _timed(self, function, *args, compiling: bool = False):
-        """Runs, waits, and books the time."""
+        """Runs, waits, and books the time: that of process 0, so that all processes decide alike."""
         begin = time.perf_counter()
         try:
-            return jax.block_until_ready(function(*args))
-        finally:
-            spent = time.perf_counter() - begin
-            if compiling:
-                self.compile_seconds += spent
-            else:
-                self.seconds += spent
-                self.phase_seconds += spent
+            with hosts.watched():
+                found = jax.block_until_ready(function(*args))
+        except BaseException:
+            self._book(time.perf_counter() - begin, compiling)
+            raise
+        self._book(hosts.told(time.perf_counter() - begin), compiling)
+        return found
+
+    def _book(self, spent: float, compiling: bool) -> None:
+        self.spent = spent
+        if compiling:
+            self.compile_seconds += spent
+        else:
+            self.seconds += spent
+            self.phase_seconds += spent
 
     @property
     def left(self) -> float | None:
@@ -287,10 +302,19 @@ class _Loop:
                 number, fresh = number + 1, True
         except KeyboardInterrupt:
             stop = Stop.INTERRUPTED
+            if not self.agreed and not hosts.alone():
+                hosts.part()  # the others are still at work
+            if self.carry is None:
+                raise
+        except hosts.HostLost:
+            # What was reached before is whole: a chunk that fails leaves the state it began from.
+            stop = Stop.HOST_LOST
+            hosts.part()
             if self.carry is None:
                 raise
         run = self._snapshot(stop)
-        self._tell("stop", stop=stop)
+        with contextlib.suppress(hosts.HostLost):  # all is done already
+            self._tell("stop", stop=stop)
         return run
 
     def _restore(self, resume: Run, theta: Vector, sampler: SamplerState) -> None:
@@ -317,7 +341,7 @@ class _Loop:
         if running and phase.steps is not None and rows and rows[-1]["phase"] == position.phase:
             # A budget that ran out left a row where a run never interrupted has none.
             begun = position.steps - int(position.carry.step)
-            if position.carry.step < phase.steps and (rows[-1]["step"] - begun) % max(1, phase.steps // RECORDS):
+            if int(position.carry.step) < phase.steps and (rows[-1]["step"] - begun) % max(1, phase.steps // RECORDS):
                 rows.pop()
         self.history = History(rows)
         self.phase, self.steps, self.work = position.phase, position.steps, dict(position.work)
@@ -336,22 +360,26 @@ class _Loop:
             self.phase, self.phase_seconds = number, 0.0
             self.carry = _everywhere(self.objective.mesh, carry)
         assert self.carry is not None
-        # No steps: compiles and does nothing else, so that compilation can be told apart.
-        begin = time.perf_counter()
-        self.carry = self._timed(self._go, optimizer, self.carry, int(self.carry.step), compiling=True)
-        price = 2 * (time.perf_counter() - begin)
         # The rows of this phase, those from before a resumption included.
         first = next((i for i, row in enumerate(self.history) if row["phase"] == self.phase), len(self.history))
-        known = len(self.history) - first
-        self._record(compiling=True, duplicate=known > 0)
+        known, record = len(self.history) - first, max(1, (phase.steps or 0) // RECORDS)
+        # A process that was lost while this row was measured took it along.
+        missing = (
+            known and phase.steps and int(self.carry.step) % record == 0 and self.history.rows[-1]["step"] != self.steps
+        )
+        # Before the step is compiled, so that a loss that is not finite is told of at once.
+        self._record(compiling=True, duplicate=known > 0 and not missing)
+        # No steps: compiles and does nothing else, so that compilation can be told apart.
+        self.carry = self._timed(self._go, optimizer, self.carry, int(self.carry.step), compiling=True)
+        price = 2 * self.spent
         stop = Stop.of(int(self.carry.stop))
         if stop is not Stop.RUNNING:
             return self._close(first, stop)
         # Saved at a record, before `until` was asked (it is never asked at the first one).
-        recorded = known > 1 and self.history.rows[-1]["step"] == self.steps
+        recorded = len(self.history) - first > 1 and self.history.rows[-1]["step"] == self.steps
         if recorded and self._over(number, first, price):
             return self._close(first, Stop.STALLED)
-        last, length, record = time.perf_counter(), 1, max(1, (phase.steps or 0) // RECORDS)
+        last, length = self.seconds, 1
         while True:
             done = int(self.carry.step)
             if phase.steps is not None and done >= phase.steps:
@@ -361,9 +389,8 @@ class _Loop:
             until = done + length
             if phase.steps is not None:
                 until = min(until, (done // record + 1) * record, phase.steps)
-            begin = time.perf_counter()
             self.carry = self._timed(self._go, optimizer, self.carry, until)
-            spent = max(time.perf_counter() - begin, 1e-6)
+            spent = max(self.spent, 1e-6)
             made = int(self.carry.step) - done
             self.steps += made
             for what, count in self.carry.work.counts().items():
@@ -377,10 +404,10 @@ class _Loop:
             pace = spent / max(made, 1)
             goal = min(CHUNK_SECONDS, max(self._phase_left(), 0.0))
             length = max(1, min(int(goal / pace), 4 * length, 2**20))
-            due = int(self.carry.step) % record == 0 if phase.steps else time.perf_counter() - last >= RECORD_SECONDS
+            due = int(self.carry.step) % record == 0 if phase.steps else self.seconds - last >= RECORD_SECONDS
             if due:
                 self._record()
-                last = time.perf_counter()
+                last = self.seconds
                 if self._over(number, first, price):
                     return self._close(first, Stop.STALLED)
             else:
@@ -415,6 +442,8 @@ class _Loop:
             self.error,
             compiling=compiling,
         )
+        if not self.history.rows:
+            _check_start(self.objective, self.carry.theta, self.carry.sampler.batch, float(found["loss"]))
         if duplicate:
             return
         row = self._row()
@@ -438,20 +467,25 @@ class _Loop:
         }
 
     def _tell(self, kind: Kind, *, message: str = "", stop: Stop = Stop.RUNNING) -> None:
-        if not self.callbacks:
+        if hosts.alone() and not self.callbacks:
             return
         row = self.history.rows[-1] if self.history.rows and kind != "progress" else {}
         if kind == "progress" and self.carry is not None:
             row = {**self.history.rows[-1], **self._row(), "loss": float(self.carry.info.value)}
         event = Event(kind, row, lambda: self._snapshot(stop), self.left, message or self.plan.reason)
-        for callback in self.callbacks:
-            callback(event)
+        tell = lambda: [callback(event) for callback in self.callbacks]
+        try:
+            hosts.follow(tell)
+        except KeyboardInterrupt:
+            self.agreed = True
+            raise
 
     def _snapshot(self, stop: Stop) -> Run:
         assert self.carry is not None
+        carry = hosts.own(self.carry)
         position = Position(
             self.phase,
-            self.carry,
+            carry,
             dict(self.work),
             self.steps,
             self.seconds,
@@ -459,4 +493,6 @@ class _Loop:
             self.phase_seconds,
         )
         rows = [row for row in self.history.rows if row["step"] <= self.steps]
-        return Run(self.objective, self.carry.theta, History(rows), stop, self.config, position, self.problem)
+        # Whoever holds the run may evaluate it without the other processes.
+        objective = self.objective if hosts.alone() else self.objective.over(None)
+        return Run(objective, carry.theta, History(rows), stop, self.config, position, self.problem)

@@ -1,5 +1,6 @@
 """Methods by the names that people say. Each is a direction and a search, and nothing else."""
 
+import functools
 from collections.abc import Callable
 
 import optax
@@ -21,12 +22,24 @@ def from_optax(transformation: optax.GradientTransformation) -> Optimizer:
 
 def sgd(rate: Rate = 1e-2, *, momentum: float | None = None) -> Optimizer:
     """Stochastic gradient descent, with momentum if wanted. One gradient a step; noise is welcome."""
-    return from_optax(optax.sgd(rate, momentum=momentum))
+    return Optimizer(Transform(_momentum(momentum)), Fixed(rate))
 
 
 def adam(rate: Rate = 1e-3, *, b1: float = 0.9, b2: float = 0.999) -> Optimizer:
     """Adam (Kingma and Ba, 2015). One gradient a step; noise is welcome. Fast early, then it stalls."""
-    return from_optax(optax.adam(rate, b1=b1, b2=b2))
+    return Optimizer(Transform(_adam(b1, b2)), Fixed(rate))
+
+
+# Optax makes new functions at every call, for which everything would be compiled anew; so each is made once, and the
+# rate, which Optax would hide in them, is the search's.
+@functools.cache
+def _momentum(decay: float | None) -> optax.GradientTransformation:
+    return optax.chain(optax.identity() if decay is None else optax.trace(decay), optax.scale(-1.0))
+
+
+@functools.cache
+def _adam(b1: float, b2: float) -> optax.GradientTransformation:
+    return optax.chain(optax.scale_by_adam(b1, b2), optax.scale(-1.0))
 
 
 def gradient_descent(rate: Rate | None = None) -> Optimizer:

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,11 +15,15 @@ from ravine.samplers import Sampler
 from ravine.terms import Term
 
 
-class GridReference:
+class GridReference(eqx.Module):
     """A known solution on a tensor grid: `values[i, j, …]` at `(axes[0][i], axes[1][j], …)`.
 
     The error is ‖u − u*‖₂/‖u*‖₂ over the grid.
     """
+
+    axes: tuple[Any, ...]
+    values: Any
+    names: tuple[str, ...] = eqx.field(static=True)
 
     def __init__(self, axes: tuple[np.ndarray, ...], values: np.ndarray, names: tuple[str, ...]):
         if values.shape != tuple(len(axis) for axis in axes) or len(names) != len(axes):
@@ -31,16 +36,21 @@ class GridReference:
     @property
     def points(self) -> Float[np.ndarray, "m d"]:
         """Every grid point, the last axis fastest."""
-        return np.stack([grid.ravel() for grid in np.meshgrid(*self.axes, indexing="ij")], axis=1)
+        return np.asarray(self._points(np))
+
+    def _points(self, numpy: Any) -> Any:
+        return numpy.stack([grid.ravel() for grid in numpy.meshgrid(*self.axes, indexing="ij")], axis=1)
 
     def error(self, model: Model, dtype: Any) -> Scalar:
         """The relative L2 error of `model`."""
-        found = jax.lax.map(model, jnp.asarray(self.points, dtype), batch_size=4096)
+        found = jax.lax.map(model, self._points(jnp).astype(dtype), batch_size=4096)
         return relative_l2(found.reshape(-1), jnp.asarray(self.values, dtype).reshape(-1))
 
 
-class ParameterReference:
+class ParameterReference(eqx.Module):
     """Known optimal parameters. The error is ‖θ − θ*‖₂/‖θ*‖₂, or ‖θ‖₂ when θ* = 0."""
+
+    parameters: Any
 
     def __init__(self, parameters: np.ndarray):
         self.parameters = np.asarray(parameters)
@@ -49,6 +59,16 @@ class ParameterReference:
         """The relative error of the parameters of `model`."""
         flat = jnp.concatenate([jnp.ravel(leaf) for leaf in jax.tree.leaves(model)])
         return relative_l2(flat, jnp.asarray(self.parameters, dtype).reshape(-1))
+
+
+class Error(eqx.Module):
+    """`error(objective, theta)`: the relative error against a reference. A value, so that problems with references of
+    equal shapes share compiled code."""
+
+    reference: Any
+
+    def __call__(self, objective: Objective, theta: Vector) -> Scalar:
+        return self.reference.error(objective.model(theta), theta.dtype)
 
 
 def relative_l2(found: Vector, exact: Vector) -> Scalar:
@@ -104,9 +124,7 @@ class Problem:
 
     def error(self, objective: Objective, theta: Vector) -> Scalar | None:
         """The relative error of the model with parameters `theta`, or None when nothing is known. For use in `jit`."""
-        if self.reference is None:
-            return None
-        return self.reference.error(objective.model(theta), theta.dtype)
+        return None if self.reference is None else Error(self.reference)(objective, theta)
 
 
 def locate(objective: Objective, theta: Vector, batch: Batch) -> str:
