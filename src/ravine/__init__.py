@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ravine.optim.auto import auto
     from ravine.optim.first_order import Steepest, Transform
     from ravine.optim.gauss_newton import GaussNewton
+    from ravine.optim.matrix_free import MatrixFree
     from ravine.optim.optimizer import Direction, Info, Optimizer, Search, State
     from ravine.optim.path import Along, Found, Line, Path, Previous
     from ravine.optim.phase import Phase, Plan, below, stalled
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
         gradient_descent,
         lbfgs,
         levenberg_marquardt,
+        matrix_free_gauss_newton,
         sgd,
         ssbfgs,
         ssbroyden,
@@ -64,6 +66,7 @@ _NAMES_OF = {
     "optim.auto": ("auto",),
     "optim.first_order": ("Steepest", "Transform"),
     "optim.gauss_newton": ("GaussNewton",),
+    "optim.matrix_free": ("MatrixFree",),
     "optim.optimizer": ("Direction", "Info", "Optimizer", "Search", "State"),
     "optim.path": ("Along", "Found", "Line", "Path", "Previous"),
     "optim.phase": ("Phase", "Plan", "below", "stalled"),
@@ -76,6 +79,7 @@ _NAMES_OF = {
         "gradient_descent",
         "lbfgs",
         "levenberg_marquardt",
+        "matrix_free_gauss_newton",
         "sgd",
         "ssbfgs",
         "ssbroyden",
@@ -112,6 +116,7 @@ __all__ = [
     "Layout",
     "Line",
     "Linearisation",
+    "MatrixFree",
     "Minibatches",
     "Objective",
     "Optimizer",
@@ -155,6 +160,7 @@ __all__ = [
     "levenberg_marquardt",
     "load",
     "logistic",
+    "matrix_free_gauss_newton",
     "minimise",
     "models",
     "partials",
