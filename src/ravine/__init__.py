@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ravine.objective import Layout, Linearisation, Objective, Term, Weighted, identity, squared
     from ravine.optim.auto import auto
     from ravine.optim.first_order import Steepest, Transform
+    from ravine.optim.forecast import Forecast, forecast
     from ravine.optim.gauss_newton import GaussNewton
     from ravine.optim.matrix_free import MatrixFree
     from ravine.optim.optimizer import Direction, Info, Optimizer, Search, State
@@ -65,6 +66,7 @@ _NAMES_OF = {
     "objective": ("Layout", "Linearisation", "Objective", "Term", "Weighted", "identity", "squared"),
     "optim.auto": ("auto",),
     "optim.first_order": ("Steepest", "Transform"),
+    "optim.forecast": ("Forecast", "forecast"),
     "optim.gauss_newton": ("GaussNewton",),
     "optim.matrix_free": ("MatrixFree",),
     "optim.optimizer": ("Direction", "Info", "Optimizer", "Search", "State"),
@@ -107,6 +109,7 @@ __all__ = [
     "Direction",
     "Event",
     "Fixed",
+    "Forecast",
     "Found",
     "GaussNewton",
     "Grid",
@@ -147,6 +150,7 @@ __all__ = [
     "bfgs",
     "boundary",
     "divergence",
+    "forecast",
     "from_optax",
     "gauss_newton",
     "gradient",
