@@ -185,7 +185,7 @@ def test_most_quasi_newton_steps_cost_one_gradient(method):
 def test_work_of_methods_without_a_search(method):
     objective, theta = small()
     _, infos = cases.walk(cases.OPTIMIZERS[method](), objective, theta, None, 3)
-    expected = {"evaluations": 1, "gradients": 1, "rows": 0, "inner": 0}
+    expected = {"evaluations": 1, "gradients": 1, "rows": 0, "inner": 0, "products": 0}
     assert all(info.work.counts() == expected for info in infos)
 
 

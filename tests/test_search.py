@@ -122,7 +122,7 @@ def test_wolfe_counts_its_trials():
     """One evaluation and one gradient when the first trial is accepted."""
     p = Profile(lambda x: (x - 1) ** 2)
     _, found, _ = p.search(rv.Wolfe(), 1.0)
-    assert found.work.counts() == {"evaluations": 1, "gradients": 1, "rows": 0, "inner": 0}
+    assert found.work.counts() == {"evaluations": 1, "gradients": 1, "rows": 0, "inner": 0, "products": 0}
     _, found, _ = p.search(rv.Wolfe(), 1e-4)
     assert int(found.work.evaluations) == int(found.work.gradients) == int(found.work.inner) + 1 > 1
 
@@ -217,7 +217,7 @@ def test_damping_after_acceptance(gain):
     np.testing.assert_allclose(found.step[0], 1 / 1.01)
     np.testing.assert_allclose(state.damping, 1e-2 * max(1 / 5, 1 - (2 * gain - 1) ** 3), rtol=1e-10)
     assert float(state.factor) == 2.0
-    assert found.work.counts() == {"evaluations": 1, "gradients": 0, "rows": 0, "inner": 0}
+    assert found.work.counts() == {"evaluations": 1, "gradients": 0, "rows": 0, "inner": 0, "products": 0}
 
 
 def test_damping_after_rejections():
@@ -225,7 +225,7 @@ def test_damping_after_rejections():
     barrier = lambda x: jnp.where(x > 1 / (1 + 0.07), 1.0, -x)
     t, found, _state = damp(barrier, 1 / 1.08, damping=1e-2, factor=2.0)
     assert float(t) == pytest.approx(1e-2 * 2 * 4)
-    assert found.work.counts() == {"evaluations": 3, "gradients": 0, "rows": 0, "inner": 2}
+    assert found.work.counts() == {"evaluations": 3, "gradients": 0, "rows": 0, "inner": 2, "products": 0}
     assert not found.failed
 
 

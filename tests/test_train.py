@@ -55,7 +55,8 @@ def test_history_columns_and_their_meaning():
     run = rv.train(cases.PROBLEMS["poisson"](), rv.Phase(rv.adam(1e-3), steps=5, name="adam"), key=cases.KEY)
     history = run.history
     assert {"phase", "method", "step", "seconds", "compile_seconds", "loss", "loss/pde", "test_loss", "error", "t",
-            "grad_norm", "step_norm", "evaluations", "gradients", "rows", "inner"} <= set(history.columns)  # fmt: skip
+            "grad_norm", "step_norm", "evaluations", "gradients", "rows", "inner",
+            "products"} <= set(history.columns)  # fmt: skip
     assert history["step"].tolist() == [0, 1, 2, 3, 4, 5]
     assert history["gradients"].tolist() == [0, 1, 2, 3, 4, 5]
     assert (np.diff(history["seconds"]) >= 0).all()
@@ -157,5 +158,5 @@ def test_stop_codes_round_trip():
 
 
 def test_work_adds_up():
-    total = rv.Work(1, 2, 3, 4) + rv.Work(10, 20, 30, 40)
-    assert total.counts() == {"evaluations": 11, "gradients": 22, "rows": 33, "inner": 44}
+    total = rv.Work(1, 2, 3, 4, 5) + rv.Work(10, 20, 30, 40, 50)
+    assert total.counts() == {"evaluations": 11, "gradients": 22, "rows": 33, "inner": 44, "products": 55}

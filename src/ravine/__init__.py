@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     from ravine.objective import Linearisation, Objective
     from ravine.optim.auto import auto
     from ravine.optim.first_order import Steepest, Transform
+    from ravine.optim.forecast import Forecast, forecast
     from ravine.optim.gauss_newton import GaussNewton
+    from ravine.optim.matrix_free import MatrixFree
     from ravine.optim.optimizer import Direction, Info, Optimizer, Search, State
     from ravine.optim.path import Along, Found, Line, Path, Previous
     from ravine.optim.phase import Phase, Plan, below, stalled
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
         gradient_descent,
         lbfgs,
         levenberg_marquardt,
+        matrix_free_gauss_newton,
         sgd,
         ssbfgs,
         ssbroyden,
@@ -68,7 +71,9 @@ _NAMES_OF = {
     "objective": ("Linearisation", "Objective"),
     "optim.auto": ("auto",),
     "optim.first_order": ("Steepest", "Transform"),
+    "optim.forecast": ("Forecast", "forecast"),
     "optim.gauss_newton": ("GaussNewton",),
+    "optim.matrix_free": ("MatrixFree",),
     "optim.optimizer": ("Direction", "Info", "Optimizer", "Search", "State"),
     "optim.path": ("Along", "Found", "Line", "Path", "Previous"),
     "optim.phase": ("Phase", "Plan", "below", "stalled"),
@@ -81,6 +86,7 @@ _NAMES_OF = {
         "gradient_descent",
         "lbfgs",
         "levenberg_marquardt",
+        "matrix_free_gauss_newton",
         "sgd",
         "ssbfgs",
         "ssbroyden",
@@ -109,6 +115,7 @@ __all__ = [
     "Direction",
     "Event",
     "Fixed",
+    "Forecast",
     "Found",
     "GaussNewton",
     "Grid",
@@ -118,6 +125,7 @@ __all__ = [
     "Layout",
     "Line",
     "Linearisation",
+    "MatrixFree",
     "Minibatches",
     "Objective",
     "Optimizer",
@@ -148,6 +156,7 @@ __all__ = [
     "bfgs",
     "boundary",
     "divergence",
+    "forecast",
     "from_optax",
     "gauss_newton",
     "gradient",
@@ -163,6 +172,7 @@ __all__ = [
     "levenberg_marquardt",
     "load",
     "logistic",
+    "matrix_free_gauss_newton",
     "minimise",
     "models",
     "partials",

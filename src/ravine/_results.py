@@ -42,12 +42,14 @@ class Stop(enum.Enum):
 
 class Work(eqx.Module):
     """What was spent: `evaluations` of the loss (those with a gradient included), `gradients`, Jacobian `rows`
-    assembled, and `inner` iterations (trials beyond the first, factorisations, conjugate-gradient steps)."""
+    assembled, `inner` iterations (trials beyond the first, factorisations, conjugate-gradient steps), and `products` of
+    the Jacobian or its transpose with a vector."""
 
     evaluations: Count
     gradients: Count
     rows: Count
     inner: Count
+    products: Count
 
     def __init__(
         self,
@@ -55,9 +57,10 @@ class Work(eqx.Module):
         gradients: Count | int = 0,
         rows: Count | int = 0,
         inner: Count | int = 0,
+        products: Count | int = 0,
     ):
-        self.evaluations, self.gradients, self.rows, self.inner = (
-            jnp.asarray(count, jnp.int32) for count in (evaluations, gradients, rows, inner)
+        self.evaluations, self.gradients, self.rows, self.inner, self.products = (
+            jnp.asarray(count, jnp.int32) for count in (evaluations, gradients, rows, inner, products)
         )
 
     def __add__(self, other: "Work") -> "Work":
@@ -66,8 +69,9 @@ class Work(eqx.Module):
             self.gradients + other.gradients,
             self.rows + other.rows,
             self.inner + other.inner,
+            self.products + other.products,
         )
 
     def counts(self) -> dict[str, int]:
         """As plain integers, for the host."""
-        return {name: int(getattr(self, name)) for name in ("evaluations", "gradients", "rows", "inner")}
+        return {name: int(getattr(self, name)) for name in ("evaluations", "gradients", "rows", "inner", "products")}

@@ -5,7 +5,7 @@ damping and the path is curved. A search sees it through `Along`, which evaluate
 """
 
 import dataclasses
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -29,6 +29,15 @@ class Path(Protocol):
         ...
 
     def reduction(self, t: Scalar, step: Vector) -> Scalar: ...
+
+
+@runtime_checkable
+class Iterative(Path, Protocol):
+    """A path whose points are found by an iteration, so that what one costs is known only once it is found."""
+
+    def attempt(self, t: Scalar) -> tuple[Vector, Work]:
+        """`path(t)`, and what it cost."""
+        ...
 
 
 class Line(eqx.Module):
@@ -96,6 +105,10 @@ class Along:
     def slope(self) -> Scalar:
         """The derivative of the loss at t = 0 (straight paths)."""
         return self.path.slope(self.here.grad)
+
+    def attempt(self, t: Scalar) -> tuple[Vector, Work]:
+        """The displacement at t, and what the iteration that found it cost (nothing where there is none)."""
+        return self.path.attempt(t) if isinstance(self.path, Iterative) else (self.path(t), Work())
 
     def value(self, step: Vector) -> Scalar:
         """L(θ + step); NaN becomes +∞, so that every comparison rejects it."""

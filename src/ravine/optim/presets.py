@@ -8,6 +8,7 @@ import optax
 from ravine._types import Any
 from ravine.optim.first_order import Steepest, Transform
 from ravine.optim.gauss_newton import GaussNewton, Solver, Space
+from ravine.optim.matrix_free import MatrixFree
 from ravine.optim.optimizer import Optimizer
 from ravine.optim.quasi_newton import LBFGS, Broyden, self_scaled, self_scaled_broyden, unscaled
 from ravine.optim.search import Armijo, Damping, Fixed, Wolfe
@@ -79,7 +80,25 @@ def levenberg_marquardt(
     return Optimizer(GaussNewton(space=space, acceleration=acceleration, solver=solver), Damping(damping))
 
 
+def matrix_free_gauss_newton(
+    *, rank: int = 50, damping: float = 1e-3, tolerance: float | None = None, iterations: int = 200
+) -> Optimizer:
+    """Levenberg–Marquardt by preconditioned conjugate gradients: no matrix, (rank + 12)·n numbers, any m and n."""
+    return Optimizer(MatrixFree(rank, tolerance=tolerance, iterations=iterations), Damping(damping))
+
+
 METHODS: dict[str, Callable[[], Optimizer]] = {
     method.__name__: method
-    for method in (adam, sgd, gradient_descent, lbfgs, bfgs, ssbfgs, ssbroyden, gauss_newton, levenberg_marquardt)
+    for method in (
+        adam,
+        sgd,
+        gradient_descent,
+        lbfgs,
+        bfgs,
+        ssbfgs,
+        ssbroyden,
+        gauss_newton,
+        levenberg_marquardt,
+        matrix_free_gauss_newton,
+    )
 }

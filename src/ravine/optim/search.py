@@ -204,8 +204,8 @@ class Damping(Search):
             return (count < self.trials) & ~accepted
 
         def body(carry):
-            count, state, _, _, _, _ = carry
-            step = phi.path(state.damping)
+            count, state, _, _, _, _, work = carry
+            step, spent = phi.attempt(state.damping)
             trial = phi.value(step)
             gain = (value - trial) / phi.path.reduction(state.damping, step)
             accepted = (gain > self.accept) & (trial < value)
@@ -213,11 +213,11 @@ class Damping(Search):
             softer = _DampingState(jnp.maximum(state.damping * cut, least), jnp.asarray(2.0, dtype))
             harder = _DampingState(jnp.minimum(state.damping * state.factor, 1e12), state.factor * 2)
             new = _choose(accepted, softer, harder)
-            return count + 1, new, accepted, state.damping, step, trial
+            return count + 1, new, accepted, state.damping, step, trial, work + spent
 
         zero = jnp.zeros((), dtype)
-        start = (jnp.int32(0), state, jnp.array(False), zero, jnp.zeros_like(phi.theta), value)
-        count, new, accepted, t, step, trial = lax.while_loop(again, body, start)
+        start = (jnp.int32(0), state, jnp.array(False), zero, jnp.zeros_like(phi.theta), value, Work())
+        count, new, accepted, t, step, trial, spent = lax.while_loop(again, body, start)
         step, trial = jnp.where(accepted, step, 0), jnp.where(accepted, trial, value)
-        work = Work(evaluations=count, inner=count - 1)
+        work = Work(evaluations=count, inner=count - 1) + spent
         return t, Found(step, trial, None, work, ~accepted), new
