@@ -254,6 +254,10 @@ class Linearisation:
         """∇L(θ)."""
         return self._both[1] if self._grad is None else self._grad
 
+    def anew(self) -> "Linearisation":
+        """The same with nothing computed yet: for a branch, which must not keep what is traced inside it."""
+        return dataclasses.replace(self)
+
     @property
     def known(self) -> bool:
         """Whether value and gradient were given, so that asking for them is free."""

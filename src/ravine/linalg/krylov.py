@@ -28,6 +28,7 @@ def conjugate_gradients(
     preconditioner: Operator | None = None,
     tolerance: Scalar | float = 1e-6,
     iterations: Count | int = 100,
+    energy: bool = False,
 ) -> Solution:
     """Solves A x = b for symmetric positive definite A by preconditioned conjugate gradients, from x = 0.
 
@@ -35,6 +36,8 @@ def conjugate_gradients(
 
     - `operator`: v ↦ A v; `preconditioner`: v ↦ P⁻¹v, symmetric positive definite.
     - `tolerance`: stops at ‖b − Ax‖ ≤ tolerance · ‖b‖ (the residual of the recurrence); may be traced.
+    - `energy`: measures residuals by √(rᵀP⁻¹r) instead of ‖r‖, which for P near A is the error of x in the norm of A,
+      however ill-conditioned that is.
     - `iterations`: products with A at most.
 
     A direction p with pᵀAp ≤ 0, or that is not finite, ends the iteration with the x reached so far; when it is the
@@ -55,12 +58,14 @@ def conjugate_gradients(
     ```
     """
     apply = (lambda v: v) if preconditioner is None else preconditioner
-    size = jnp.linalg.norm(right)
+    first = apply(right)
+    norm = lambda r, rz: jnp.sqrt(jnp.maximum(rz, 0)) if energy else jnp.linalg.norm(r)
+    size = norm(right, jnp.dot(right, first))
     goal = jnp.asarray(tolerance, right.dtype) * size
 
     def again(carry):
-        count, _, r, _, _, definite = carry
-        return (count < iterations) & definite & (jnp.linalg.norm(r) > goal)
+        count, _, r, _, rz, definite = carry
+        return (count < iterations) & definite & (norm(r, rz) > goal)
 
     def body(carry):
         count, x, r, p, rz, _ = carry
@@ -75,7 +80,6 @@ def conjugate_gradients(
         new = jnp.dot(r, z)
         return count + 1, x, r, z + new / jnp.where(definite, rz, 1) * p, new, definite
 
-    first = apply(right)
     start = (jnp.int32(0), jnp.zeros_like(right), right, first, jnp.dot(right, first), jnp.array(True))
-    count, x, r, _, _, definite = lax.while_loop(again, body, start)
-    return Solution(x, count, jnp.linalg.norm(r) / jnp.where(size > 0, size, 1), definite)
+    count, x, r, _, rz, definite = lax.while_loop(again, body, start)
+    return Solution(x, count, norm(r, rz) / jnp.where(size > 0, size, 1), definite)

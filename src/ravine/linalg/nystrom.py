@@ -60,10 +60,10 @@ def nystrom(
     >>> import jax, jax.numpy as jnp
     >>> from ravine.linalg import nystrom
     >>> found = nystrom(
-    ...     lambda v: jnp.array([4.0, 1.0, 0.0]) * v, 3, rank=2, key=jax.random.key(0), dtype=jnp.float32
+    ...     lambda v: jnp.array([4.0, 1.0, 0.0]) * v, 3, rank=2, key=jax.random.key(0), dtype=float
     ... )
-    >>> found.values.round(3).tolist(), float(found.trace.round(3))
-    ([4.0, 1.0], 5.0)
+    >>> found.values.round(3).tolist()
+    [4.0, 1.0]
 
     ```
     """

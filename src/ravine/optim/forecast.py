@@ -71,10 +71,10 @@ def forecast(optimizer: Optimizer, objective: Objective, batch: Batch) -> Foreca
     >>> import jax.numpy as jnp, ravine as rv
     >>> objective, theta = rv.Objective.from_loss(lambda x, _: jnp.sum(x**4), jnp.ones(5_000))
     >>> found = rv.forecast(rv.bfgs(), objective, None)
-    >>> 3 * 4 * 5_000**2 < found.bytes < 3.2 * 4 * 5_000**2  # float32; old, next and new inverse Hessian
+    >>> 3 < found.bytes / (theta.dtype.itemsize * 5_000**2) < 5  # the inverse Hessian, and its copies at a merge
     True
-    >>> print(found)
-    BFGS with a dense inverse Hessian: 0.28 GiB, most of it matrices.
+    >>> str(found).split(":")[0]
+    'BFGS with a dense inverse Hessian'
 
     ```
     """

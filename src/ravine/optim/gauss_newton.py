@@ -4,22 +4,29 @@ In parameter space (JᵀJ + λI)d = −∇L; in kernel space d = −Jᵀ(JJᵀ +
 is the cheaper one.
 """
 
+import dataclasses
 from typing import Literal
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.sharding import Mesh
 
 from ravine._results import Work
-from ravine._types import Array, RandomKey, Rows, Scalar, Vector
+from ravine._types import Array, Count, RandomKey, Rows, Scalar, Vector
 from ravine.blocks import on_first
-from ravine.linalg import damped_qr, shifted_cholesky, solve_cholesky, solve_qr
+from ravine.linalg import Solution, conjugate_gradients, damped_qr, shifted_cholesky, solve_cholesky, solve_qr
 from ravine.objective import Linearisation, Objective
 from ravine.optim.optimizer import Direction
 from ravine.optim.path import Line, Previous
 
 Space = Literal["auto", "parameter", "kernel"]
-Solver = Literal["cholesky", "qr"]
+Solver = Literal["cholesky", "qr", "mixed"]
+
+# Mixed precision: the error, in the norm of the matrix, that refinement must reach, in how many iterations, and for how
+# many steps a solve that did not reach it keeps float32 away.
+REFINED, REFINEMENTS, HELD_OFF = 1e-10, 30, 20
 
 
 class GaussNewton(Direction):
@@ -35,7 +42,11 @@ class GaussNewton(Direction):
     - `acceleration`: adds ½a, a = −(JᵀJ + λμI)⁻¹Jᵀr_vv, the geodesic acceleration, when 2‖a‖ ≤ 0.75‖v‖
       (Mark Transtrum and James Sethna, *Improvements to the Levenberg–Marquardt algorithm for nonlinear least-squares
       minimization*, 2012). Residual losses only; others go without.
-    - `solver`: "cholesky" of the matrix, or "qr" of J itself, which keeps the digits that squaring loses.
+    - `solver`: "cholesky" of the matrix; "qr" of J itself, which keeps the digits that squaring loses; or "mixed":
+      J and the matrix in float32, whose Cholesky factor preconditions conjugate gradients on the exact float64 operator
+      v ↦ Jᵀ(Jv) + λμv. Where these do not bring the error to 1e-10 in 30 iterations (λ below the rounding of float32),
+      the matrix is formed in float64 after all, and so it is for the next 20 steps. It pays where m ≫ n and float32
+      products are much faster.
     - `ridge`: when given, the path is the straight line along the step with λ = ridge, for a line search.
 
     **Raises:** `ValueError` when the objective has no curvature to use (a bare scalar loss).
@@ -49,23 +60,40 @@ class GaussNewton(Direction):
     solver: Solver = eqx.field(static=True, default="cholesky")
     ridge: float | None = None
 
-    def init(self, objective: Objective, theta: Vector) -> None:
+    def init(self, objective: Objective, theta: Vector) -> Count | None:
         if not objective.has_curvature:
             raise ValueError(
                 "Gauss–Newton and its kin need residuals, but this objective is a bare scalar loss. Either (a) give "
                 "the residual vector: ravine.least_squares(residuals, params), or (b) use a method that needs "
                 "gradients only: ravine.ssbroyden(), ravine.lbfgs()."
             )
+        if self.solver != "mixed":
+            return None
+        if theta.dtype != jnp.float64:
+            raise ValueError(
+                f"solver='mixed' refines a float32 factor to float64, but the parameters are {theta.dtype}. Either (a) "
+                "jax.config.update('jax_enable_x64', True) before the model is made, or (b) solver='cholesky'."
+            )
+        return jnp.int32(0)
 
     def __call__(
-        self, lin: Linearisation, theta: Vector, state: None, previous: Previous, *, key: RandomKey
-    ) -> tuple["Damped | Line", None]:
+        self, lin: Linearisation, theta: Vector, state: Count | None, previous: Previous, *, key: RandomKey
+    ) -> tuple["Damped | Line", Count | None]:
         kernel = self.space == "kernel" or (self.space == "auto" and lin.rows < theta.shape[0])
-        metric = _Metric.of(lin, kernel=kernel, qr=self.solver == "qr")
-        path = Damped(lin, metric, Work(rows=lin.rows), acceleration=self.acceleration)
+        exact = None
+        if state is None:
+            metric = _Metric.of(lin, kernel=kernel, qr=self.solver == "qr")
+        else:
+            # A step that formed the matrix a second time had no use for the one in float32.
+            again = (previous.count > 0) & (previous.rows > lin.rows)
+            state = jnp.where(again, HELD_OFF, jnp.maximum(state - 1, 0))
+            exact = state > 0
+            metric = _Metric.mixed(lin, exact, kernel=kernel)
+        path = Damped(lin, metric, Work(rows=lin.rows), acceleration=self.acceleration, exact=exact)
         if self.ridge is None:
-            return path, None
-        return Line(path(jnp.asarray(self.ridge, theta.dtype)), lin.grad, path.work + path.trial), None
+            return path, state
+        step, work = path.attempt(jnp.asarray(self.ridge, theta.dtype))
+        return Line(step, lin.grad, path.work + path.trial + work), state
 
 
 class _Metric(eqx.Module):
@@ -85,6 +113,19 @@ class _Metric(eqx.Module):
             return _Metric((jacobian, room), jnp.sum(jacobian**2) / size, kernel=False, qr=True)
         matrix = lin.kernel() if kernel else lin.gram()
         return _Metric((matrix,), jnp.trace(matrix) / size, kernel=kernel, qr=False)
+
+    @staticmethod
+    def mixed(lin: Linearisation, exact: Array, *, kernel: bool) -> "_Metric":
+        """The matrix formed in float64 where `exact`, else in float32."""
+        low = jnp.float32
+        narrow = lambda leaf: leaf.astype(low) if eqx.is_inexact_array(leaf) else leaf
+        rough = lin.objective.narrowed(low).linearise(lin.theta.astype(low), jax.tree.map(narrow, lin.batch))
+
+        def form(lin: Linearisation) -> Array:
+            return (lin.kernel() if kernel else lin.gram()).astype(jnp.float64)
+
+        matrix = lax.cond(exact, lambda: form(lin.anew()), lambda: form(rough))
+        return _Metric((matrix,), jnp.trace(matrix) / lin.theta.shape[0], kernel=kernel, qr=False)
 
     def factor(self, mesh: Mesh | None, shift: Scalar) -> tuple[tuple[Array, ...], Scalar]:
         """The factor of matrix + shift·I, and the shift that it took."""
@@ -112,36 +153,38 @@ class _Metric(eqx.Module):
 class Damped:
     """The path of `GaussNewton`. Lives within one traced step."""
 
-    def __init__(self, lin: Linearisation, metric: _Metric, work: Work, *, acceleration: bool):
-        self.lin, self.metric, self.work = lin, metric, work
+    def __init__(
+        self, lin: Linearisation, metric: _Metric, work: Work, *, acceleration: bool, exact: Array | None = None
+    ):
+        self.lin, self.metric, self.work, self.exact = lin, metric, work, exact
         self.acceleration = acceleration and lin.objective.has_residuals
         self.trial = Work(inner=1)
 
     def __call__(self, t: Scalar) -> Vector:
+        return self.attempt(t)[0]
+
+    def attempt(self, t: Scalar) -> tuple[Vector, Work]:
+        """The displacement at damping t, and what refinement cost."""
         lin = self.lin
-        solve = self._solver(t * self.metric.mean)
-        velocity = -solve(lin.grad, lin.residual if lin.objective.has_residuals else None)
+        system = self._system(t * self.metric.mean)
+        solution, system, work = system.solve(lin.grad, lin.residual if lin.objective.has_residuals else None)
+        velocity = -solution
         if not self.acceleration:
-            return velocity
+            return velocity, work
         bend = lin.second(velocity)
-        acceleration = -solve(lin.vjp(bend), bend)
+        solution, _, more = system.solve(lin.vjp(bend), bend)
         size = jnp.linalg.norm(velocity)
-        return velocity + jnp.where(2 * jnp.linalg.norm(acceleration) <= 0.75 * size, 0.5, 0) * acceleration
+        usable = 2 * jnp.linalg.norm(solution) <= 0.75 * size
+        return velocity - jnp.where(usable, 0.5, 0) * solution, work + more
 
-    def _solver(self, shift: Scalar):
-        """(Jᵀr, r) ↦ (JᵀJ + shift)⁻¹Jᵀr; r is None when there is no residual."""
-        lin, metric, mesh = self.lin, self.metric, self.lin.objective.mesh
-        factor, shift = metric.factor(mesh, shift)
-
-        def solve(grad, rows):
-            if not metric.kernel:
-                return metric.solve(mesh, factor, rows if metric.qr and rows is not None else grad)
-            if rows is not None:
-                return lin.vjp(metric.solve(mesh, factor, rows))
-            # Woodbury: needs only Jᵀr.
-            return (grad - lin.vjp(metric.solve(mesh, factor, lin.jvp(grad)))) / shift
-
-        return solve
+    def _system(self, shift: Scalar) -> "_System":
+        mesh = self.lin.objective.mesh
+        if self.exact is None:
+            factor, shift = self.metric.factor(mesh, shift)
+            return _System(self.lin, self.metric, factor, shift, None)
+        # What float32 cannot tell from zero would make its factor a bad preconditioner, not a better one.
+        least = self.metric.mean * jnp.where(self.exact, 0.0, float(jnp.finfo(jnp.float32).eps))
+        return _System(self.lin, self.metric, self.metric.factor(mesh, shift + least)[0], shift, self.exact)
 
     def slope(self, grad: Vector) -> Scalar:
         raise TypeError("A damped path is not straight and has no slope at t = 0; use `Damping` as its search.")
@@ -149,3 +192,61 @@ class Damped:
     def reduction(self, t: Scalar, step: Vector) -> Scalar:
         """−⟨∇L, s⟩ − ½‖Js‖²."""
         return -jnp.dot(self.lin.grad, step) - jnp.sum(self.lin.jvp(step) ** 2) / 2
+
+
+@dataclasses.dataclass(frozen=True)
+class _System:
+    """(JᵀJ + shift·I) x = Jᵀr, or its counterpart in kernel space, with a factor. Lives within one traced step."""
+
+    lin: Linearisation
+    metric: _Metric
+    factor: tuple[Array, ...]
+    shift: Scalar
+    exact: Array | None  # whether the factor is that of the matrix in float64; None where nobody asks
+
+    def solve(self, grad: Vector, rows: Rows | None) -> tuple[Vector, "_System", Work]:
+        """x for Jᵀr and r (None when there is no residual), the system for the next right-hand side, and the cost."""
+        lin = self.lin
+        if not self.metric.kernel:
+            return self._refined(rows if self.metric.qr and rows is not None else grad)
+        if rows is not None:
+            found, system, work = self._refined(rows)
+            return lin.vjp(found), system, work
+        # Woodbury: needs only Jᵀr.
+        found, system, work = self._refined(lin.jvp(grad))
+        return (grad - lin.vjp(found)) / self.shift, system, work
+
+    def _refined(self, right: Vector | Rows) -> tuple[Vector | Rows, "_System", Work]:
+        if self.exact is None:
+            return self._direct(right), self, Work()
+        found = self._iterate(right)
+        again = ~self.exact & ~(found.residual <= REFINED)
+
+        def from_scratch():
+            matrix = self.lin.anew().kernel() if self.metric.kernel else self.lin.anew().gram()
+            metric = _Metric((matrix,), self.metric.mean, kernel=self.metric.kernel, qr=False)
+            factor = metric.factor(self.lin.objective.mesh, self.shift)[0]
+            better = dataclasses.replace(self, factor=factor)._iterate(right)
+            return factor, better.x, better.iterations, jnp.int32(self.lin.rows)
+
+        factor, x, more, rows = lax.cond(
+            again, from_scratch, lambda: (self.factor, found.x, jnp.int32(0), jnp.int32(0))
+        )
+        count = found.iterations + more
+        system = dataclasses.replace(self, factor=factor, exact=self.exact | again)
+        return x, system, Work(rows=rows, inner=count, products=2 * count)
+
+    def _iterate(self, right: Vector | Rows) -> Solution:
+        lin = self.lin
+        there, back = (lin.vjp, lin.jvp) if self.metric.kernel else (lin.jvp, lin.vjp)
+        return conjugate_gradients(
+            lambda v: back(there(v)) + self.shift * v,
+            right,
+            preconditioner=self._direct,
+            tolerance=REFINED,
+            iterations=REFINEMENTS,
+            energy=True,
+        )
+
+    def _direct(self, right: Vector | Rows) -> Vector | Rows:
+        return self.metric.solve(self.lin.objective.mesh, self.factor, right)

@@ -106,7 +106,7 @@ class Optimizer(eqx.Module):
             direction=self.direction.init(objective, theta),
             search=self.search.init(theta.dtype),
             previous=Previous(
-                vector, vector if grads else None, vector if grads else None, zero, jnp.array(False), nothing
+                vector, vector if grads else None, vector if grads else None, zero, jnp.array(False), nothing, nothing
             ),
             known=Known(zero, vector, jnp.zeros((), jnp.uint32)) if grads else None,
             failures=nothing,
@@ -121,10 +121,12 @@ class Optimizer(eqx.Module):
         t, found, search = self.search(Along(objective, theta, batch, path, lin), state.search)
         after = theta + found.step
         value = lin.value if found.value is None else found.value
-        known, previous = None, Previous(found.step, None, None, t, found.failed, state.previous.count + 1)
+        work = work + path.work + found.work
+        known, y, before, count = None, None, None, state.previous.count + 1
         if found.grad is not None:
             known = Known(value, found.grad, _fingerprint(objective, after, batch))
-            previous = Previous(found.step, found.grad - lin.grad, lin.grad, t, found.failed, state.previous.count + 1)
+            y, before = found.grad - lin.grad, lin.grad
+        previous = Previous(found.step, y, before, t, found.failed, count, work.rows)
         failures = jnp.where(found.failed, state.failures + 1, 0)
         norm = jnp.linalg.norm(lin.grad)
         info = Info(
@@ -133,7 +135,7 @@ class Optimizer(eqx.Module):
             t=t,
             step_norm=jnp.linalg.norm(found.step),
             failures=failures,
-            work=work + path.work + found.work,
+            work=work,
             finite=jnp.isfinite(value) & jnp.isfinite(norm),
         )
         return after, State(direction, search, previous, known, failures), info

@@ -81,7 +81,7 @@ class Found(eqx.Module):
 class Previous(eqx.Module):
     """The last accepted step, as directions see it: `s` = Δθ, `y` = Δ∇L *on the same batch*, the gradient it started
     from, its t, and whether the search failed. `y` is None when the search evaluates no gradients. `count` is 0 before
-    the first step."""
+    the first step; `rows` is how many Jacobian rows the step assembled in all."""
 
     s: Vector
     y: Vector | None
@@ -89,6 +89,7 @@ class Previous(eqx.Module):
     t: Scalar
     failed: Array
     count: Array
+    rows: Array | int = 0
 
 
 @dataclasses.dataclass(frozen=True)
