@@ -1,6 +1,7 @@
 """`python -m benchmarks`: environments, runs, report, micro-benchmarks, check."""
 
 import argparse
+import subprocess
 import sys
 from pathlib import Path
 
@@ -40,6 +41,7 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--cases", default="all", help=f"comma-separated, of {', '.join(micro.CASES)}")
     one.add_argument("--rounds", type=int, default=3, help="processes a side, interleaved (default 3)")
     one.add_argument("--last", action="store_true", help="judge the newest stored ratios instead of measuring anew")
+    commands.add_parser("kernels", help="time the kernels with pytest-benchmark")
     return top
 
 
@@ -53,15 +55,19 @@ def main(arguments: list[str] | None = None) -> int:
     if asked.command == "run":
         problems = chosen(asked.problems, list(PROBLEMS), "problem")
         methods = chosen(asked.methods, list(runner.METHODS), "method")
-        well = runner.run(
-            problems, methods, range(asked.seeds), asked.seconds, again=asked.again, folder=asked.results
-        )
+        well = runner.run(problems, methods, range(asked.seeds), asked.seconds, again=asked.again, folder=asked.results)
         return 0 if well else 1
     if asked.command == "report":
         page, image = asked.out / "benchmarks.md", asked.out / "images" / "benchmarks.png"
         report.write(runner.stored(asked.results), page, image)
         print(f"{page}\n{image}")
         return 0
+    if asked.command == "kernels":
+        # The project's pytest settings are for its tests: none of them applies.
+        options = ["-o", "addopts=", "-o", "filterwarnings=", "--import-mode=importlib", "--benchmark-columns"]
+        columns = "min,median,iqr,rounds"
+        command = [envs.python("jax"), "-m", "pytest", envs.HERE / "kernels", *options, columns]
+        return subprocess.run(list(map(str, command)), env=envs.environment(), cwd=envs.HERE.parent).returncode
     cases = chosen(asked.cases, list(micro.CASES), "case")
     if asked.command == "micro":
         micro.store(micro.measure(cases, asked.rounds))

@@ -35,6 +35,7 @@ def start(name: str, seed: int) -> Start:
     reference = problem.reference
     assert isinstance(reference, rv.GridReference)
     inner = problem.sampler.sampler if isinstance(problem.sampler, rv.RAD) else problem.sampler
+    assert isinstance(inner, rv.Sobol)
     return Start(
         problem=options_of(name)[0],
         options=dict(problem.options),

@@ -1,7 +1,8 @@
 """Points drawn anew by residual, as the peers do it.
 
 Chenxi Wu et al., *A comprehensive study of non-adaptive and residual-based adaptive sampling for physics-informed
-neural networks*, 2023: RAD with k = 1, c = 1. From ten times as many uniform points as are wanted, with p ∝ |r|/mean + 1.
+neural networks*, 2023: RAD with k = 1, c = 1. From ten times as many uniform points as are wanted, with
+p ∝ |r|/mean + 1.
 """
 
 from collections.abc import Callable

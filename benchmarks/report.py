@@ -1,5 +1,6 @@
 """The table and the figure of the stored runs."""
 
+import itertools
 import math
 import statistics
 from collections.abc import Sequence
@@ -22,7 +23,7 @@ def error_at(rows: Sequence[dict], seconds: float) -> float:
     """The error at a time. After the last row it stays; before the first it is the first."""
     if not rows:
         return math.nan
-    for before, after in zip(rows, rows[1:], strict=False):
+    for before, after in itertools.pairwise(rows):
         if before["seconds"] <= seconds < after["seconds"]:
             return between(seconds, before, after)
     return rows[0]["error"] if seconds < rows[0]["seconds"] else rows[-1]["error"]
@@ -134,9 +135,9 @@ def text(runs: Sequence[dict], figure: str) -> str:
         "",
         "ravine and its peers on the same problem, network, points, start, precision (float64) and cores. Relative L2",
         f"errors on a dense grid; medians over the seeds {', '.join(map(str, seeds))}; wall clock of training,",
-        "compilation and the measuring of errors apart. Each run is a process of its own, one at a time. Where ravine's",
-        "problem redraws its points by residual, the peers do too. This page is written by `python -m benchmarks",
-        "report` from the stored runs; `make bench` makes them.",
+        "compilation and the measuring of errors apart. Each run is a process of its own, one at a time. Where ravine",
+        "redraws points by residual, so do the peers. This page is written by `python -m benchmarks report` from the",
+        "stored runs; `make bench` makes them.",
         "",
         f"![error against seconds]({figure})",
         "",
@@ -195,7 +196,9 @@ def figure(runs: Sequence[dict], path: Path) -> None:
         panel.set_visible(False)
     entries = [(handles[name], name) for name in methods if name in handles]
     fig.tight_layout(rect=(0, 0.9 / fig.get_figheight(), 1, 1))
-    fig.legend(*zip(*entries, strict=True), loc="lower center", ncols=4 if columns > 1 else 2, frameon=False, fontsize=9)
+    fig.legend(
+        *zip(*entries, strict=True), loc="lower center", ncols=4 if columns > 1 else 2, frameon=False, fontsize=9
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
     fig.savefig(path, dpi=130)
     plt.close(fig)

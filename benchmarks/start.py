@@ -84,7 +84,7 @@ class Start:
             high=self.high,
             loss=self.loss,
             adaptive=self.adaptive,
-            **arrays,
+            **arrays,  # pyright: ignore[reportArgumentType]
         )
         partial.replace(path)
 

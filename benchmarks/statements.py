@@ -30,9 +30,7 @@ def first(f, x):
 
 def second(f, x):
     """f(x), f′(x), f″(x) in one nested pass."""
-    (value, slope), (_, curvature) = jax.jvp(
-        lambda s: jax.jvp(f, (s,), (jnp.ones_like(s),)), (x,), (jnp.ones_like(x),)
-    )
+    (value, slope), (_, curvature) = jax.jvp(lambda s: jax.jvp(f, (s,), (jnp.ones_like(s),)), (x,), (jnp.ones_like(x),))
     return value, slope, curvature
 
 
@@ -119,7 +117,8 @@ class Statement:
     def loss(self, params, points) -> jax.Array:
         """Σ weight · mean ½r²."""
         found = self.residuals(params, points)
-        return sum((weight * jnp.mean(found[name] ** 2) / 2 for name, (_, weight) in self.terms.items()), 0.0)
+        means = [weight * jnp.mean(found[name] ** 2) / 2 for name, (_, weight) in self.terms.items()]
+        return functools.reduce(jnp.add, means)
 
     def rows(self, params, points) -> dict[str, jax.Array]:
         """√(weight/m) r: half their sum of squares is `loss`. For methods that take residuals."""

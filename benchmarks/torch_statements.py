@@ -1,7 +1,7 @@
 """The problems as a user of PyTorch would write them: batches of points and `torch.autograd.grad`."""
 
 import numpy as np
-import torch
+import torch  # pyright: ignore[reportMissingImports]
 
 from benchmarks.start import Start
 

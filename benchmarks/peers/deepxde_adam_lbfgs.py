@@ -9,10 +9,10 @@ from collections.abc import Callable
 
 os.environ["DDE_BACKEND"] = "pytorch"  # read when DeepXDE is imported
 
-import deepxde as dde
+import deepxde as dde  # pyright: ignore[reportMissingImports]
 import numpy as np
-import torch
-from deepxde.optimizers.config import LBFGS_options
+import torch  # pyright: ignore[reportMissingImports]
+from deepxde.optimizers.config import LBFGS_options  # pyright: ignore[reportMissingImports]
 
 from benchmarks.points import CHUNK, Redraw
 from benchmarks.start import Start

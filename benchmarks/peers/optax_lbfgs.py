@@ -1,6 +1,7 @@
 """Optax: L-BFGS with its own zoom line search, in `lax.scan` chunks. New points start a new memory."""
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from benchmarks.points import CHUNK, Redraw
@@ -31,7 +32,7 @@ def run(start: Start, trace: Trace) -> None:
             return (optax.apply_updates(theta, updates), state), (value, trials)
 
         (theta, state), (values, trials) = jax.lax.scan(one, (theta, state), length=STEPS)
-        return theta, state, values[-1], trials.sum()
+        return theta, state, jnp.asarray(values)[-1], trials.sum()
 
     advance = jax.jit(chunk).lower(theta, state, points).compile()
     predict = jax.jit(lambda theta: problem.statement.predict(problem.unravel(theta), start.grid))
@@ -52,4 +53,4 @@ def run(start: Start, trace: Trace) -> None:
         if steps % CHUNK == 0:
             fresh = redraw(lambda pool, at=theta: residual(at, pool))
             if fresh is not None:
-                points, state = jax.tree.map(jax.numpy.asarray, fresh), optimizer.init(theta)
+                points, state = jax.tree.map(jnp.asarray, fresh), optimizer.init(theta)

@@ -2,7 +2,7 @@
 
 import equinox as eqx
 import jax
-import optimistix as optx
+import optimistix as optx  # pyright: ignore[reportMissingImports]
 
 from benchmarks.points import CHUNK, Redraw
 from benchmarks.start import Start

@@ -43,9 +43,7 @@ def run(start: Start, trace: Trace) -> None:
     inverse = None
     while not trace.over:
         options = {"gtol": 0.0, "maxiter": CHUNK if start.adaptive else 10**9, "hess_inv0": inverse}
-        found = scipy.optimize.minimize(
-            function, theta, jac=True, method="BFGS", callback=callback, options=options
-        )
+        found = scipy.optimize.minimize(function, theta, jac=True, method="BFGS", callback=callback, options=options)
         theta = found.x
         if found.nit == 0 and inverse is None:
             trace.stop = f"BFGS makes no step: {found.message}"
@@ -55,7 +53,7 @@ def run(start: Start, trace: Trace) -> None:
         inverse = (found.hess_inv + found.hess_inv.T) / 2 if found.status != 2 else None
         if inverse is not None and not positive(inverse):
             inverse = None
-        fresh = redraw(lambda pool: residual(theta, pool))
+        fresh = redraw(lambda pool, at=theta: residual(at, pool))
         points = points if fresh is None else jax.tree.map(jnp.asarray, fresh)
 
 

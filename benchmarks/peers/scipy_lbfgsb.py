@@ -57,5 +57,5 @@ def run(start: Start, trace: Trace) -> None:
             trace.stop = f"L-BFGS-B makes no step: {found.message}"
             trace.record(theta, loss=found.fun, steps=steps, evaluations=evaluations)
             return
-        fresh = redraw(lambda pool: residual(theta, pool))
+        fresh = redraw(lambda pool, at=theta: residual(at, pool))
         points = points if fresh is None else jax.tree.map(jnp.asarray, fresh)

@@ -33,7 +33,7 @@ def scaling(s: np.ndarray, y: np.ndarray, hy: np.ndarray, b: float) -> tuple[flo
     sigma_n = abs(sigma) ** (1 / (1 - len(s)))
     rho = min(1.0, 1 / b)
     tau = min(rho * sigma_n, sigma) if theta <= 0 else rho * min(sigma_n, 1 / theta)
-    return tau, (1 - theta) / (1 + a * theta)
+    return float(tau), float((1 - theta) / (1 + a * theta))
 
 
 def minimise(
@@ -149,5 +149,5 @@ def run(start: Start, trace: Trace) -> None:
             trace.record(theta, loss=value, steps=steps, evaluations=evaluations)
             return
         inverse = carried(inverse)
-        fresh = redraw(lambda pool: residual(theta, pool))
+        fresh = redraw(lambda pool, at=theta: residual(at, pool))
         points = points if fresh is None else jax.tree.map(jnp.asarray, fresh)

@@ -1,6 +1,6 @@
 """PyTorch: its own L-BFGS with the strong Wolfe search, defaults otherwise. New points start a new memory."""
 
-import torch
+import torch  # pyright: ignore[reportMissingImports]
 
 from benchmarks.points import CHUNK, Redraw
 from benchmarks.start import Start
