@@ -188,6 +188,7 @@ def figure(runs: Sequence[dict], path: Path) -> None:
                 zorder=3 if main else 2,
             )
         panel.set_title(problem)
+        panel.set_xlim(0, max(run["seconds"] for run in runs if run["problem"] == problem))
         panel.set_xlabel("seconds of training")
         panel.grid(alpha=0.3)
     for panel in axes[:, 0]:

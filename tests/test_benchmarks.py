@@ -16,7 +16,7 @@ from jax.flatten_util import ravel_pytree
 import ravine as rv
 from benchmarks import export as exporting
 from benchmarks import micro, report, runner
-from benchmarks.peers.scipy_ssbroyden import carried, minimise
+from benchmarks.peers.scipy_ssbroyden import backtracked, carried, minimise
 from benchmarks.points import POOL, Redraw
 from benchmarks.start import PROBLEMS, load
 from benchmarks.statements import given
@@ -163,13 +163,26 @@ def test_scaled_update_meets_the_secant_condition():
     assert np.all(np.linalg.eigvalsh(inverse) > 0)
 
 
-def test_an_inverse_is_carried_over_only_while_it_is_positive_definite():
+def test_an_inverse_that_is_carried_over_is_symmetric_and_positive_definite():
     slanted = np.array([[2.0, 1e-12], [0.0, 1.0]])
     found = carried(slanted)
     assert found is not None
     np.testing.assert_array_equal(found, found.T)
-    assert carried(np.diag([1.0, -1e-8])) is None
+    # What rounding made negative becomes the least positive number; the rest stays.
+    rotation = np.linalg.qr(np.random.default_rng(0).standard_normal((3, 3)))[0]
+    repaired = carried(rotation @ np.diag([2.0, 1.0, -1e-8]) @ rotation.T)
+    assert repaired is not None
+    np.linalg.cholesky(repaired)
+    np.testing.assert_allclose(repaired, rotation @ np.diag([2.0, 1.0, 0.0]) @ rotation.T, rtol=0, atol=1e-14)
+    assert carried(-np.eye(2)) is None
     assert carried(None) is None
+
+
+def test_where_the_wolfe_search_finds_nothing_steps_are_halved():
+    # A kink: no step along -1 has a small slope, but all up to 2 lower the value.
+    kink = lambda x: float(abs(x[0]))
+    assert backtracked(kink, np.array([1.0]), np.array([-4.0]), 1.0, -4.0) == 0.25
+    assert backtracked(kink, np.array([0.0]), np.array([-1.0]), 0.0, -1.0) is None
 
 
 # ------------------------------------------------------------------------------------------------ clock and report
