@@ -115,7 +115,7 @@ def memory_optimistix(start: Start) -> dict:
 
 
 def gauss_newton_ravine(start: Start) -> dict:
-    """One step of Gauss–Newton: Jacobian, Gramian, factor, one trial; where the search took more, per trial."""
+    """One step of Gauss–Newton: Jacobian, Gramian, one factor, and the trials of an Armijo search."""
     import ravine as rv
 
     objective, theta, batch = ours(start)

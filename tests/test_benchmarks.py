@@ -179,7 +179,7 @@ def test_an_inverse_that_is_carried_over_is_symmetric_and_positive_definite():
 
 
 def test_where_the_wolfe_search_finds_nothing_steps_are_halved():
-    # A kink: no step along -1 has a small slope, but all up to 2 lower the value.
+    # At the kink of |x| no slope is small, but a step of any length below 2 lowers the value.
     kink = lambda x: float(abs(x[0]))
     assert backtracked(kink, np.array([1.0]), np.array([-4.0]), 1.0, -4.0) == 0.25
     assert backtracked(kink, np.array([0.0]), np.array([-1.0]), 0.0, -1.0) is None
@@ -238,7 +238,14 @@ def test_time_to_a_target():
     assert report.time_to(ROWS, 1e-7) == math.inf
     # The inverse of error_at where errors fall.
     assert math.isclose(report.error_at(ROWS, report.time_to(ROWS, 3e-5)), 3e-5)
-    assert report.per_step(ROWS) == 0.2
+
+
+def test_cost_of_a_step_leaves_out_a_first_phase():
+    first = [{"seconds": 0.0, "steps": 0}, {"seconds": 1.0, "steps": 500}]
+    rows = [*first, *({"seconds": 1.0 + i, "steps": 500 + 10 * i} for i in range(1, 10))]
+    assert math.isclose(report.per_step(rows), 0.1)
+    assert report.per_step(first) == 0.002
+    assert math.isnan(report.per_step([]))
 
 
 def planted(method, seed, error, *, problem="burgers", seconds=60.0, date="2026-01-01"):
