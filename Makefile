@@ -8,15 +8,17 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install -q -c constraint
 ONE_THREAD := OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 PYTEST := $(ONE_THREAD) $(BIN)/pytest -n 2 --dist=loadfile
 
+QUICK := ravine-auto,optax-adam,scipy-ssbroyden,torch-lbfgs
+
 DEMO := $(if $(wildcard runs/demo),runs/demo-$(shell date +%Y%m%d-%H%M%S),runs/demo)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test lint types layers unit slow clean
+.PHONY: help demo test lint types layers unit slow bench bench-quick bench-micro bench-check bench-kernels clean
 
 help: ## show this list
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
 
 demo: $(VENV)/.installed-cli ## solve Burgers' equation in a minute; the run lands in runs/
 	$(BIN)/ravine solve burgers --budget 60s --out $(DEMO)
@@ -27,7 +29,7 @@ lint: $(VENV)/.installed ## ruff: rules and format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-types: $(VENV)/.installed ## pyright on src
+types: $(VENV)/.installed ## pyright on src and benchmarks
 	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright
 
 layers: $(VENV)/.installed ## import-linter: imports go down only
@@ -38,6 +40,24 @@ unit: $(VENV)/.installed ## the tests, without the slow ones
 
 slow: $(VENV)/.installed ## only the slow tests
 	$(PYTEST) -m slow tests
+
+# Peers live in environments of their own, benchmarks/.envs, which the harness makes (1.5 GB, most of it PyTorch).
+bench: $(VENV)/.installed ## ravine against its peers: 5 problems, all methods, 3 seeds, 120 s each: about 8 hours; then the report
+	$(BIN)/python -m benchmarks envs
+	$(BIN)/python -m benchmarks run; $(BIN)/python -m benchmarks report
+
+bench-quick: $(VENV)/.installed ## the same end to end in three minutes: 2 problems, 4 methods, 10 s; the report lands in runs/
+	$(BIN)/python -m benchmarks run --problems burgers,poisson2d --methods $(QUICK) --seeds 1 --seconds 10 --results runs/bench-quick
+	$(BIN)/python -m benchmarks report --results runs/bench-quick --out runs/bench-quick
+
+bench-micro: $(VENV)/.installed ## ratios of kernels and steps to the peers', stored in benchmarks/history.jsonl (ten minutes)
+	$(BIN)/python -m benchmarks micro
+
+bench-check: $(VENV)/.installed ## measure those ratios again, and fail when one is 20 % worse than the stored median
+	$(BIN)/python -m benchmarks check
+
+bench-kernels: $(VENV)/.installed ## pytest-benchmark on the kernels, in the environment of the peers on JAX
+	$(BIN)/python -m benchmarks kernels
 
 clean: ## remove caches and build products (.venv and runs/ stay)
 	rm -rf build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache
