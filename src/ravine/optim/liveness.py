@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.extend.core import Jaxpr, Literal
 
 # Primitives that are another way to look at their operand.
@@ -107,7 +108,7 @@ def _bytes(aval) -> int:
     dtype = getattr(aval, "dtype", None)
     if dtype is None:
         return 0
-    size = 8 if jax.dtypes.issubdtype(dtype, jax.dtypes.extended) else dtype.itemsize
+    size = 8 if jnp.issubdtype(dtype, jax.dtypes.extended) else dtype.itemsize
     return math.prod(aval.shape) * size
 
 
