@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks import envs, machine
+from benchmarks.report import undisturbed
 
 # name in the table -> environment, file in `peers`, argument
 METHODS: dict[str, tuple[str, str, str]] = {
@@ -75,6 +76,8 @@ def once(problem: str, method: str, seed: int, seconds: float, scratch: Path) ->
         killed = f"killed after {seconds + GRACE:g} s"
     nothing = {"stop": "error", "failure": killed, "rows": [], "warm_up_seconds": None, "peak_bytes": None}
     found = json.loads(out.read_text()) if out.exists() else nothing
+    # Before and after: a run beside which something else was at work is worth nothing, and this shows it.
+    rate = min(rate, machine.gemm_rate())
     return {
         "problem": problem,
         "method": method,
@@ -99,10 +102,11 @@ def run(
 ) -> bool:
     """Every method on every problem and seed, interleaved: seeds outside, then problems, then methods.
 
-    Runs that are stored for this code revision are skipped, unless `again`. Returns whether all went well.
+    Runs that are stored for this code revision are skipped, unless `again`; not those that failed, or that something
+    else on the machine disturbed. Returns whether all went well.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    known = set() if again else {identity(one) for one in stored(folder) if one["stop"] != "error"}
+    known = set() if again else {identity(one) for one in undisturbed(stored(folder)) if one["stop"] != "error"}
     revision, well = machine.revision(), True
     todo = [(seed, problem, method) for seed in seeds for problem in problems for method in methods]
     with tempfile.TemporaryDirectory(prefix="ravine-bench-") as scratch:
@@ -118,6 +122,11 @@ def run(
                 well = False
                 print(f"{label}: failed\n{found['failure']}", file=sys.stderr)
                 continue
+            if found not in undisturbed([*stored(folder), found]):
+                print(
+                    f"{label}: the machine was busy ({found['gemm_gflops']:.0f} GFlop/s): it does not count",
+                    file=sys.stderr,
+                )
             last = found["rows"][-1]
             print(
                 f"{label}: error {last['error']:.1e} after {last['seconds']:.1f} s and {last['steps']} steps "

@@ -309,6 +309,12 @@ def test_what_is_stored_is_not_run_again(tmp_path, monkeypatch):
     assert len(runner.stored(tmp_path)) == 8
 
 
+def test_runs_on_a_busy_machine_do_not_count():
+    quiet, busy = planted("torch-lbfgs", 0, 1e-3), {**planted("torch-lbfgs", 1, 1e-3), "gemm_gflops": 37.0}
+    slower = {**busy, "cpu": "another cpu"}  # a slow machine is not a busy one
+    assert report.undisturbed([quiet, busy, slower]) == [quiet, slower]
+
+
 def test_every_method_has_its_file():
     for family, module, _ in runner.METHODS.values():
         assert family in ("jax", "torch")
