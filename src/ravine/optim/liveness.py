@@ -39,7 +39,7 @@ _CALLS = {
     "custom_jvp_call": "call_jaxpr", "custom_vjp_call": "call_jaxpr", "jit": "jaxpr", "pjit": "jaxpr",
     "custom_lin": "call_jaxpr", "shard_map": "jaxpr",
 }  # fmt: skip
-# LAPACK's, which get a copy of their operand, laid out by columns.
+# LAPACK's, whose results lie column by column.
 _COLUMNS = {"eigh", "geqp3", "geqrf", "householder_product", "lu", "qr", "svd"}
 _LOOPS = {"cond", "scan", "while"}
 
@@ -128,7 +128,7 @@ def peak(jaxpr: Jaxpr, *, owned: Iterable[int] = ()) -> Peak:
     """
     graph = _Graph(jaxpr)
     needed = _needed(graph)
-    ops = [op for op in graph.ops if needed & set(op.writes)]
+    ops = _slices_first([op for op in graph.ops if needed & set(op.writes)])
     readers: dict[int, list[_Op]] = {}
     for op in ops:
         for read in op.reads:
@@ -152,6 +152,7 @@ def peak(jaxpr: Jaxpr, *, owned: Iterable[int] = ()) -> Peak:
             inside = frozenset().union(*(root(read) for read in op.reads)) if op.reads else frozenset()
             for write in op.writes:
                 roots[write] = inside
+    columns = {write for op in ops if op.name in _COLUMNS for write in op.writes}
     last: dict[int, int] = {}
     for place, op in enumerate(ops):
         for read in op.reads:
@@ -175,11 +176,12 @@ def peak(jaxpr: Jaxpr, *, owned: Iterable[int] = ()) -> Peak:
     for place, op in enumerate(ops):
         dying = {array for read in op.reads for array in root(read) if last[array] == place and array in live}
         writes = [write for write in op.writes if write not in roots and (write in last)]
-        inner = _inner(graph, op, dying - constant, root)
+        inner = _inner(op, dying - constant, root)
         if inner is not None:
             inside, consumed = inner
             live -= consumed
-            look(inside.bytes, inside.arrays)
+            copies = [(graph.shapes[number], graph.bytes[number]) for number in _copied(op, columns, root)]
+            look(inside.bytes + sum(size for _, size in copies), (*inside.arrays, *copies))
             live |= set(writes)
         elif _fuses(op) or _updates(op) or op.name in ("cholesky", "triangular_solve"):
             for write in writes:
@@ -192,8 +194,37 @@ def peak(jaxpr: Jaxpr, *, owned: Iterable[int] = ()) -> Peak:
         else:
             live |= set(writes)
         look()
-        live -= dying - ours
+        live -= dying
     return most
+
+
+def _slices_first(ops: list[_Op]) -> list[_Op]:
+    """XLA cuts slices as soon as what they are cut from is there."""
+    waiting: dict[int, list[_Op]] = {}
+    for op in ops:
+        if op.name == "slice":
+            waiting.setdefault(op.reads[0], []).append(op)
+    ordered = []
+
+    def place(op: _Op) -> None:
+        ordered.append(op)
+        for write in op.writes:
+            for piece in waiting.get(write, ()):
+                place(piece)
+
+    made = {write for op in ops for write in op.writes}
+    for op in ops:
+        if op.name != "slice" or op.reads[0] not in made:
+            place(op)
+    return ordered
+
+
+def _copied(op: _Op, columns: set[int], root) -> set[int]:
+    """What a loop cuts row by row, and so gets a copy of."""
+    if op.name != "scan":
+        return set()
+    first = op.params["num_consts"] + op.params["num_carry"]
+    return {array for read in op.reads[first:] for array in root(read)} & columns
 
 
 def _needed(graph: _Graph) -> set[int]:
@@ -245,7 +276,7 @@ def _updates(op: _Op) -> bool:
     return op.name in ("dynamic_update_slice", "scatter", "scatter-add")
 
 
-def _inner(graph: _Graph, op: _Op, dying: set[int], root) -> tuple[Peak, set[int]] | None:
+def _inner(op: _Op, dying: set[int], root) -> tuple[Peak, set[int]] | None:
     """What a loop or a branch needs, its results included, and which of its operands it takes over."""
     if op.name == "while":
         body, n = op.params["body_jaxpr"].jaxpr, op.params["body_nconsts"]
@@ -263,9 +294,6 @@ def _inner(graph: _Graph, op: _Op, dying: set[int], root) -> tuple[Peak, set[int
     if op.name == "cond":
         branches = [peak(branch.jaxpr) for branch in op.params["branches"]]
         return max(branches, key=lambda found: found.bytes), set()
-    if op.name in _COLUMNS:
-        held = [(graph.shapes[number], graph.bytes[number]) for number in (op.reads[0], *op.writes)]
-        return Peak(sum(size for _, size in held), tuple(held)), set()
     return None
 
 

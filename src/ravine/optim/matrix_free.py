@@ -39,7 +39,7 @@ class MatrixFree(Direction):
       η = 0.9 (‖∇L‖/‖∇L before‖)², between 10⁻⁶ and 10⁻¹, and not suddenly much smaller than the last one
       (*Choosing the forcing terms in an inexact Newton method*, SIAM J. Sci. Comput. 1996, equation 2.6).
     - `iterations`: of the inner iteration, at most.
-    - `group`: products taken at once when the preconditioner is made; bounds the memory.
+    - `group`: products taken at once when the preconditioner is made; bounds the memory. Best a divisor of `rank`.
 
     **Raises:** `ValueError` when the objective has no curvature to use (a bare scalar loss), and for a rank, refresh or
     number of iterations below one.
@@ -52,7 +52,7 @@ class MatrixFree(Direction):
     which applies it to Newton's method.
     """
 
-    rank: int = eqx.field(static=True, default=50)
+    rank: int = eqx.field(static=True, default=48)
     refresh: int = eqx.field(static=True, default=10)
     tolerance: float | None = None
     iterations: int = eqx.field(static=True, default=200)

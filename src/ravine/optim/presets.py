@@ -81,7 +81,7 @@ def levenberg_marquardt(
 
 
 def matrix_free_gauss_newton(
-    *, rank: int = 50, damping: float = 1e-3, tolerance: float | None = None, iterations: int = 200
+    *, rank: int = 48, damping: float = 1e-3, tolerance: float | None = None, iterations: int = 200
 ) -> Optimizer:
     """Levenberg–Marquardt by preconditioned conjugate gradients: no matrix, (rank + 12)·n numbers, any m and n."""
     return Optimizer(MatrixFree(rank, tolerance=tolerance, iterations=iterations), Damping(damping))
