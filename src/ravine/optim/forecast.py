@@ -62,8 +62,10 @@ def forecast(optimizer: Optimizer, objective: Objective, batch: Batch) -> Foreca
     A step is traced, in the loop that training puts it into, and the arrays that it holds at one time are counted
     (`ravine.optim.liveness`). Nothing is compiled and no array is made, so that batches of `jax.ShapeDtypeStruct` do.
 
-    **Returns:** a `Forecast`. For the presets it is within a quarter of what XLA allocates where the method's own
-    arrays dominate; it counts neither the program's own code nor the compiler (0.1 to 0.4 GiB).
+    **Returns:** a `Forecast`. For quasi-Newton methods it is within a quarter of what XLA allocates where the method's
+    own arrays dominate. Gauss–Newton and its kin take up to twice the forecast, since XLA copies blocks of a Gramian,
+    and factors, in ways that it does not foresee. It counts neither the program's own code nor the compiler (0.1 to
+    0.4 GiB).
 
     **Cost:** that of tracing, about a second.
 
