@@ -359,6 +359,7 @@ class _Loop:
             carry = self._timed(first_carry, self.objective, optimizer, theta, sampler, compiling=True)
             self.phase, self.phase_seconds = number, 0.0
             self.carry = _everywhere(self.objective.mesh, carry)
+            del carry  # or it would keep its n×n arrays for the whole phase
         assert self.carry is not None
         # The rows of this phase, those from before a resumption included.
         first = next((i for i, row in enumerate(self.history) if row["phase"] == self.phase), len(self.history))
