@@ -10,7 +10,7 @@ from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, PartitionSpec
 
 from ravine._types import Any, Array, Float, Matrix, Model, PyTree, Scalar, Square, Vector
-from ravine.blocks import automatic, block_map, block_sum, cut, share_out
+from ravine.blocks import automatic, block_map, block_sum, cut, share_out, whole_multiple
 from ravine.layout import Layout
 from ravine.terms import Term, squared
 
@@ -90,21 +90,21 @@ class Piece(eqx.Module):
             return share(args, points, self.weights)
         return share_out(self.mesh, share, args, points, self.weights, total=True)
 
-    def map(self, function, *, block: int | None = None):
+    def map(self, function):
         """`function(points, weights)` on every block, put together along the leading axis."""
         if self.term.whole:
             return function(self.points, self.weights)
 
         def share(_, points, weights):
-            return block_map(function, points, weights, self._blocks(weights, block))
+            return block_map(function, points, weights, self._blocks(weights))
 
         if self.mesh is None:
             return share((), self.points, self.weights)
         out = share_out(self.mesh, share, (), self.points, self.weights, total=False)
-        padded = -(-self.count // self.mesh.size) * self.mesh.size
+        padded = whole_multiple(self.count, self.mesh.size)
         return jax.tree.map(lambda leaf: leaf[: self.count * (leaf.shape[0] // padded)], out)
 
-    def _blocks(self, weights, most: int | None) -> int:
+    def _blocks(self, weights, most: int | None = None) -> int:
         chosen = automatic(weights.shape[0]) if self.block is None else self.block
         return chosen if most is None else max(1, min(chosen, most))
 
