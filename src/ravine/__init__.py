@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from ravine.optim.phase import Phase, Plan, below, stalled
     from ravine.optim.presets import (
         METHODS,
+        Method,
         adam,
         bfgs,
         from_optax,
@@ -79,6 +80,7 @@ _NAMES_OF = {
     "optim.phase": ("Phase", "Plan", "below", "stalled"),
     "optim.presets": (
         "METHODS",
+        "Method",
         "adam",
         "bfgs",
         "from_optax",
@@ -126,6 +128,7 @@ __all__ = [
     "Line",
     "Linearisation",
     "MatrixFree",
+    "Method",
     "Minibatches",
     "Objective",
     "Optimizer",

@@ -89,13 +89,14 @@ def problems() -> int:
 
 @app.command
 def methods() -> int:
-    """List the methods, cost and use in one line each."""
+    """List the methods: what each is, costs, keeps and needs. (n parameters, m rows.)"""
     from ravine.optim.presets import METHODS
 
-    table = _table("method", "what it is")
-    table.add_row("auto", "Chooses phases from the sizes, the structure and the precision of the problem. The default.")
+    table = _table("method", "family", "what it is", "a step costs", "numbers kept", "needs")
+    auto = "Chooses phases from the sizes, the structure and the precision of the problem. The default."
+    table.add_row("auto", "", auto, "", "", "")
     for name, method in METHODS.items():
-        table.add_row(name, (inspect.getdoc(method) or "").split("\n")[0])
+        table.add_row(name, method.family, method.definition, method.cost, method.memory, ", ".join(method.needs))
     _stdout().print(table)
     print("\nravine solve PROBLEM --method NAME, or a sequence: --phases adam:500,ssbroyden:60s")
     return 0
