@@ -15,7 +15,7 @@ DEMO := $(if $(wildcard runs/demo),runs/demo-$(shell date +%Y%m%d-%H%M%S),runs/d
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test lint types layers unit slow bench bench-quick bench-micro bench-check bench-kernels scale clean
+.PHONY: help demo test lint types layers unit slow bench bench-quick bench-micro bench-check bench-kernels bench-profile scale clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -58,6 +58,9 @@ bench-check: $(VENV)/.installed ## measure those ratios again, and fail when one
 
 bench-kernels: $(VENV)/.installed ## pytest-benchmark on the kernels, in the environment of the peers on JAX
 	$(BIN)/python -m benchmarks kernels
+
+bench-profile: $(VENV)/.installed ## where the time of a step goes, per method: docs/profile.md (three minutes)
+	$(BIN)/python -m benchmarks profile
 
 scale: $(VENV)/.installed ## memory and cost at 10⁶ parameters or rows against the forecast (half an hour; parts of it fail today)
 	$(BIN)/python scripts/scale.py

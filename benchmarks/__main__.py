@@ -42,6 +42,8 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--rounds", type=int, default=3, help="processes a side, interleaved (default 3)")
     one.add_argument("--last", action="store_true", help="judge the newest stored ratios instead of measuring anew")
     commands.add_parser("kernels", help="time the kernels with pytest-benchmark")
+    one = commands.add_parser("profile", help="write docs/profile.md: where the time of a step goes, per method")
+    one.add_argument("--out", type=Path, default=report.DOCS, help="folder of profile.md")
     return top
 
 
@@ -62,6 +64,9 @@ def main(arguments: list[str] | None = None) -> int:
         report.write(runner.stored(asked.results), page, image)
         print(f"{page}\n{image}")
         return 0
+    if asked.command == "profile":
+        command = [envs.python("jax"), "-m", "benchmarks.profile", (asked.out / "profile.md").resolve()]
+        return subprocess.run(list(map(str, command)), env=envs.environment(), cwd=envs.HERE.parent).returncode
     if asked.command == "kernels":
         # The project's pytest settings are for its tests: none of them applies.
         options = ["-o", "addopts=", "-o", "filterwarnings=", "--import-mode=importlib", "--benchmark-columns"]

@@ -8,7 +8,7 @@ import numpy as np
 # The benchmark problems: what to call ravine's problem with.
 PROBLEMS: dict[str, dict] = {
     "burgers": {},
-    "poisson2d": {"k": 4},
+    "poisson2d": {"k": 4, "points": 2_000, "width": 30},
     "allen_cahn": {},
     "convection": {},
     "reaction": {},

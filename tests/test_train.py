@@ -11,6 +11,7 @@ import pytest
 
 import cases
 import ravine as rv
+from ravine.train import fit
 
 
 @functools.cache
@@ -46,9 +47,28 @@ def test_how_steps_are_cut_into_chunks_does_not_matter(monkeypatch):
     monkeypatch.setattr(module, "RECORDS", 2)
     found.append(rv.train(line(), phase, key=cases.KEY))
     for run in found[1:]:
-        np.testing.assert_array_equal(run.theta, found[0].theta)
+        np.testing.assert_array_equal(run.position.carry.theta, found[0].position.carry.theta)
+    np.testing.assert_array_equal(found[1].theta, found[0].theta)
     assert len(found[2].history) < len(found[0].history)
     assert found[2].history["evaluations"][-1] == found[0].history["evaluations"][-1]
+
+
+def test_a_run_never_ends_worse_than_it_was():
+    """A second phase that climbs: what comes back is the best point of the first, by the independent points."""
+    objective, theta = rv.Objective.from_loss(lambda x, _: jnp.sum(x**2), jnp.array([3.0]))
+    down, up = rv.Phase(rv.gradient_descent(0.25), steps=4), rv.Phase(rv.gradient_descent(-0.5), steps=4)
+    keys = (cases.KEY, cases.KEY)
+    run = fit(objective, theta, rv.Constant(None), [down, up], keys=keys)
+    # x halves four times, then doubles four times.
+    np.testing.assert_allclose(run.position.carry.theta, [3.0])
+    np.testing.assert_allclose(run.theta, [3.0 / 16])
+    assert run.loss == run.history["loss"].min() == pytest.approx((3 / 16) ** 2)
+
+    problem = cases.PROBLEMS["fit"]()
+    run = rv.train(problem, [rv.Phase(rv.adam(0.05), steps=30), rv.Phase(rv.sgd(3.0), steps=10)], key=cases.KEY)
+    assert run.history["loss"][-1] > run.loss
+    batch = run.position.carry.sampler.batch
+    np.testing.assert_allclose(run.objective(run.theta, batch), run.loss, rtol=1e-12)
 
 
 def test_history_columns_and_their_meaning():

@@ -284,7 +284,7 @@ def load(path: str | os.PathLike, *, problem: Problem | None = None, phases: Pha
             "phases. Pass the same phases= as in the first call."
         ) from error
     carry = _fill(template(objective, optimizer, theta, points), manifest, arrays, folder)
-    run = Run(objective, carry.theta, History(), stop, config, dataclasses.replace(position, carry=carry), problem)
+    run = Run(objective, carry.best.theta, History(), stop, config, dataclasses.replace(position, carry=carry), problem)
     if given is None and config["problem"].get("fingerprint") != _fingerprint(run):
         raise RunFolderError(
             f"The run in {folder} was not made from the problem {problem.name!r} as this version of ravine makes it: "
@@ -335,7 +335,7 @@ def read_theta(path: str | os.PathLike) -> np.ndarray:
     """
     manifest, arrays = _read_state(Path(path))
     for entry, array in zip(manifest["leaves"], arrays, strict=True):
-        if entry["path"] == ".theta":
+        if entry["path"] == ".best.theta":
             return array.view(jnp.dtype(entry["dtype"]))
     raise _damaged(Path(path) / STATE, "it holds no parameters")
 

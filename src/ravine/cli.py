@@ -731,7 +731,8 @@ def carry_out(
             raise company.HostLost
         note("ravine: interrupted before the first step; there is nothing to save.")
         return 130
-    if run.stop is Stop.INTERRUPTED and target is not None and run.error is not None and run.error <= target:
+    reached = run.history.rows[-1].get("error")
+    if run.stop is Stop.INTERRUPTED and target is not None and reached is not None and reached <= target:
         run = dataclasses.replace(run, stop=Stop.TARGET)
     try:
         run.save(folder)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ravine._results import Stop, Work
-from ravine._types import Batch, Count, Model, PyTree, RandomKey, Vector
+from ravine._types import Batch, Count, Model, PyTree, RandomKey, Scalar, Vector
 from ravine.objective import Objective
 from ravine.optim.optimizer import Info, Optimizer, State
 from ravine.optim.phase import Phase, Plan
@@ -60,7 +60,9 @@ class Run:
     """A finished or interrupted run.
 
     `model` is the trained model, `stop` why it stopped (its value is a sentence), `history` what happened, `config` how
-    it was made, `position` where it is in its plan: all that is needed to go on.
+    it was made, `position` where it is in its plan: all that is needed to go on. Model and `theta` are the best ones at
+    any record, by the loss on independent points (on the training points where there are no others), so that a run
+    never ends worse than it once was; training itself goes on from the last.
     """
 
     objective: Objective
@@ -82,25 +84,35 @@ class Run:
         return self.model
 
     @property
+    def best(self) -> dict[str, Any]:
+        """The history row of `theta`: that with the lowest loss on independent points."""
+        score = lambda row: row.get("test_loss", row["loss"])
+        rows = [row for row in self.history if np.isfinite(score(row))]
+        return min(rows, key=score) if rows else self.history.rows[-1]
+
+    @property
     def loss(self) -> float:
-        """The last recorded loss."""
-        return float(self.history.rows[-1]["loss"])
+        """The recorded loss of `theta` (on the training points)."""
+        return float(self.best["loss"])
 
     @property
     def error(self) -> float | None:
-        """The last recorded relative error, or None when no reference is known."""
-        return self.history.rows[-1].get("error")
+        """The recorded relative error of `theta`, or None when no reference is known."""
+        return self.best.get("error")
 
     def summary(self) -> dict[str, Any]:
-        """One line: problem, method, relative_l2, loss, seconds, compile_seconds, steps, evaluations, stop_reason."""
-        last = self.history.rows[-1]
+        """One line: problem, method, relative_l2, loss, seconds, compile_seconds, steps, evaluations, stop_reason.
+
+        Errors and losses are those of `theta`; time and work are of the whole run.
+        """
+        last, best = self.history.rows[-1], self.best
         methods = list(dict.fromkeys(row["method"] for row in self.history if row["method"]))
         return {
             "problem": self.problem.name if self.problem is not None else "",
             "method": "+".join(methods),
-            "relative_l2": self.error,
-            "loss": last["loss"],
-            "test_loss": last.get("test_loss"),
+            "relative_l2": best.get("error"),
+            "loss": best["loss"],
+            "test_loss": best.get("test_loss"),
             "seconds": last["seconds"],
             "compile_seconds": last["compile_seconds"],
             "steps": last["step"],
@@ -132,8 +144,16 @@ class Position:
 # -------------------------------------------------------------------- how a run begins: shared by training and loading
 
 
+class Best(eqx.Module):
+    """The best parameters at any record: `score` is the loss on the independent points, or on the training points where
+    there are no others."""
+
+    theta: Vector
+    score: Scalar
+
+
 class Carry(eqx.Module):
-    """The state of the loop: all that the next step depends on."""
+    """The state of the loop: all that the next step depends on, and the best that was reached."""
 
     theta: Vector
     safe: Vector  # the last parameters at which the loss was known to be finite
@@ -143,6 +163,7 @@ class Carry(eqx.Module):
     stop: Count  # a stop code
     info: Info
     work: Work  # since the chunk began
+    best: Best
 
 
 @eqx.filter_jit
@@ -159,6 +180,7 @@ def first_carry(objective: Objective, optimizer: Optimizer, theta: Vector, sampl
         jnp.int32(Stop.RUNNING.code),
         info,
         Work(),
+        Best(theta, jnp.asarray(jnp.inf, theta.dtype)),
     )
 
 

@@ -28,6 +28,7 @@ from ravine.optim.optimizer import Optimizer
 from ravine.optim.phase import Phase, Plan, check_budget
 from ravine.problems.problem import Error, Problem, locate
 from ravine.run import (
+    Best,
     Carry,
     History,
     Planner,
@@ -219,6 +220,7 @@ def _advance(objective: Objective, sampler: Sampler, optimizer: Optimizer, carry
             stop.astype(jnp.int32),
             info,
             c.work + info.work,
+            c.best,
         )
 
     carry = eqx.tree_at(lambda c: c.work, carry, Work())
@@ -226,7 +228,9 @@ def _advance(objective: Objective, sampler: Sampler, optimizer: Optimizer, carry
 
 
 @eqx.filter_jit
-def _measure(objective: Objective, theta: Vector, batch: Batch, test: Batch | None, error) -> dict[str, Any]:
+def _measure(
+    objective: Objective, theta: Vector, batch: Batch, best: Best, test: Batch | None, error
+) -> tuple[dict[str, Any], Best]:
     values = objective.values(theta, batch)
     loss = sum(term.weight * value for term, value in zip(objective.terms, values.values(), strict=True))
     found: dict[str, Any] = {"loss": loss, **{f"loss/{name}": value for name, value in values.items()}}
@@ -234,7 +238,10 @@ def _measure(objective: Objective, theta: Vector, batch: Batch, test: Batch | No
         found["test_loss"] = objective(theta, test)
     if error is not None:
         found["error"] = error(objective, theta)
-    return found
+    score = found.get("test_loss", loss)
+    better = score < best.score
+    best = Best(jnp.where(better, theta, best.theta), jnp.where(better, score, best.score))
+    return found, _replicated(objective.mesh, best)
 
 
 class _Loop:
@@ -358,7 +365,10 @@ class _Loop:
             # Number and carry change together, so that an interruption while this compiles loses nothing.
             carry = self._timed(first_carry, self.objective, optimizer, theta, sampler, compiling=True)
             self.phase, self.phase_seconds = number, 0.0
-            self.carry = _everywhere(self.objective.mesh, carry)
+            carry = _everywhere(self.objective.mesh, carry)
+            if self.carry is not None:
+                carry = eqx.tree_at(lambda c: c.best, carry, self.carry.best)
+            self.carry = carry
             del carry  # or it would keep its n×n arrays for the whole phase
         assert self.carry is not None
         # The rows of this phase, those from before a resumption included.
@@ -434,15 +444,17 @@ class _Loop:
 
     def _record(self, *, compiling: bool = False, duplicate: bool = False) -> None:
         assert self.carry is not None
-        found = self._timed(
+        found, best = self._timed(
             _measure,
             self.objective,
             self.carry.theta,
             self.carry.sampler.batch,
+            self.carry.best,
             self.test,
             self.error,
             compiling=compiling,
         )
+        self.carry = eqx.tree_at(lambda c: c.best, self.carry, best)
         if not self.history.rows:
             _check_start(self.objective, self.carry.theta, self.carry.sampler.batch, float(found["loss"]))
         if duplicate:
@@ -496,4 +508,4 @@ class _Loop:
         rows = [row for row in self.history.rows if row["step"] <= self.steps]
         # Whoever holds the run may evaluate it without the other processes.
         objective = self.objective if hosts.alone() else self.objective.over(None)
-        return Run(objective, carry.theta, History(rows), stop, self.config, position, self.problem)
+        return Run(objective, carry.best.theta, History(rows), stop, self.config, position, self.problem)

@@ -31,7 +31,7 @@ def interior(z):
     return z[1] * (1 - z[0] ** 2)
 
 
-def burgers(*, points: int = 1500, width: int = 16, depth: int = 4, sampling: Sampling = "rad") -> Problem:
+def burgers(*, points: int = 3000, width: int = 16, depth: int = 4, sampling: Sampling = "rad") -> Problem:
     """u_t + u u_x = ν u_xx on [−1, 1] × [0, 1], ν = 0.01/π, u(x, 0) = −sin πx, u(±1, t) = 0.
 
     The conditions hold by construction, and so does the symmetry that start and equation share: u = −sin πx +
