@@ -1,9 +1,11 @@
 """Methods that learn curvature from differences of gradients."""
 
+from ravine.optim.curvature import SR1, LimitedSR1
 from ravine.optim.optimizer import Optimizer
 from ravine.optim.presets._method import Method, catalogue
 from ravine.optim.quasi_newton import LBFGS, Broyden, self_scaled, self_scaled_broyden, unscaled
 from ravine.optim.search import Wolfe
+from ravine.optim.trust_region import Exact, Radius, TrustRegion
 
 
 def lbfgs(*, memory: int = 20) -> Optimizer:
@@ -26,11 +28,30 @@ def ssbroyden() -> Optimizer:
     return Optimizer(Broyden(self_scaled_broyden), Wolfe())
 
 
+def sr1(*, radius: float = 1.0) -> Optimizer:
+    """Symmetric rank-one in a trust region, each step exact: negative curvature is learnt and used."""
+    return Optimizer(TrustRegion(SR1(), Exact()), Radius(radius))
+
+
+def lsr1(*, memory: int = 20, radius: float = 1.0) -> Optimizer:
+    """Limited-memory symmetric rank-one in a trust region, each step exact. 2·memory·n numbers."""
+    return Optimizer(TrustRegion(LimitedSR1(memory), Exact()), Radius(radius))
+
+
 _DENSE = ("quasi-Newton", "1 gradient, 10n² flops", "n²")
 
 QUASI_NEWTON = catalogue(
     Method(lbfgs, "quasi-Newton", "1 gradient, 8·memory·n flops", "2·memory·n", "Nocedal, 1980", ("same points",)),
     Method(bfgs, *_DENSE, "Broyden, Fletcher, Goldfarb, Shanno, 1970", ("same points",)),
     Method(ssbfgs, *_DENSE, "Al-Baali, 1998", ("same points",)),
+    Method(sr1, "quasi-Newton", "1 gradient, 9n³ flops", "3n²", "Conn, Gould and Toint, 1991", ("same points",)),
+    Method(
+        lsr1,
+        "quasi-Newton",
+        "1 gradient, 4·memory²·n flops",
+        "2·memory·n",
+        "Byrd, Nocedal and Schnabel, 1994; Brust, Erway and Marcia, 2017",
+        ("same points",),
+    ),
     Method(ssbroyden, *_DENSE, "Al-Baali, 1998; Urbán, Stefanou and Pons, 2025", ("same points", "double")),
 )
