@@ -183,8 +183,8 @@ def _secular(values, slopes, *, reach: Callable, inverse: Callable, inside: Arra
         return jnp.linalg.norm(x), jnp.sum(x**2 / (gaps + distance))
 
     def again(carry):
-        count, _, low, high, done = carry
-        return (count < NEWTON) & ~done & (high - low > 4 * eps * high)
+        count, _, _, _, done = carry
+        return (count < NEWTON) & ~done
 
     def body(carry):
         count, distance, low, high, _ = carry
@@ -195,8 +195,9 @@ def _secular(values, slopes, *, reach: Callable, inverse: Callable, inside: Arra
         # d(1/‖x‖) = bend/‖x‖³, d(1/reach) = −slope/reach².
         change = (1 / length - 1 / wanted) / (bend / length**3 + slope / wanted**2)
         new = distance - change
-        new = jnp.where((new > low) & (new < high), new, jnp.sqrt(low) * jnp.sqrt(high))
-        return count + 1, new, low, high, jnp.abs(length - wanted) <= 4 * eps * wanted
+        new = jnp.where((new >= low) & (new <= high), new, jnp.sqrt(low) * jnp.sqrt(high))
+        done = (jnp.abs(new - distance) <= 4 * eps * distance) | (high - low <= 4 * eps * high)
+        return count + 1, new, low, high, done
 
     # ‖x‖ lies between |slopes₀|/distance and ‖slopes‖/distance.
     low = jnp.maximum(inverse(jnp.abs(slopes[0])), floor)

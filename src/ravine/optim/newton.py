@@ -79,7 +79,7 @@ class NewtonCG(Direction):
     Then d is what was reached before it, or −∇L where it was the first: downhill either way.
 
     **Arguments:** `curvature`; `tolerance`, the relative residual at which the iteration stops, None for Eisenstat and
-    Walker's, at most one half, with which convergence is superlinear; `iterations`, at most.
+    Walker's, at most a tenth, with which convergence is superlinear; `iterations`, at most.
 
     **Cost:** a product an iteration; no matrix, five vectors.
 
@@ -101,7 +101,7 @@ class NewtonCG(Direction):
     ) -> tuple[Line, _Memory]:
         quadratic, curvature = self.curvature(lin, state.curvature, previous, key=key)
         norm = jnp.linalg.norm(lin.grad)
-        eta = forcing(norm, state.norm, state.tolerance, largest=0.5)
+        eta = forcing(norm, state.norm, state.tolerance, largest=0.1)
         eta = eta if self.tolerance is None else jnp.asarray(self.tolerance, theta.dtype)
         found = conjugate_gradients(quadratic.product, -lin.grad, tolerance=eta, iterations=self.iterations)
         work = times(found.iterations, quadratic.product_cost) + Work(inner=found.iterations)

@@ -22,9 +22,6 @@ from ravine.optim.forcing import forcing
 from ravine.optim.optimizer import Direction, Search
 from ravine.optim.path import Along, Found, Previous
 
-# The share of a rejected step that the next radius is of: from where a parabola has its minimum, kept in these bounds.
-LEAST, MOST = 0.1, 0.5
-
 
 class Proposal(NamedTuple):
     """A trial: the step, the decrease that the model predicts, whether t bound it, and what it cost."""
@@ -75,11 +72,13 @@ class Bounded:
 class Radius(Search):
     """The trust radius by the ratio ρ = (actual decrease)/(predicted decrease); also 1/σ of cubic regularisation.
 
-    A trial with ρ > `accept` that goes down is taken. The radius of the next step is `growth` times as large after
-    ρ > `high` where the radius bound the step, and `shrink` times the step's length after ρ < `low`. A rejected trial,
-    one that is not finite too, is followed by a shorter one: where the parabola through value, slope and trial has its
-    minimum, between a tenth and a half of the step. Where the loss no longer resolves differences, a step that makes
-    the gradient smaller is taken.
+    A trial with ρ > `accept` that goes down is taken; else a shorter one is tried, also after one that is not finite.
+    Where the loss no longer resolves differences, a step that makes the gradient smaller is taken. The next radius aims
+    at α‖s‖, the minimum of the parabola through value, slope and trial: it lies between `shrink` and half of the old
+    one after ρ < `low`, between `shrink` and `growth` times it after ρ < `high`, and is no smaller than it otherwise
+    (Chih-Jen Lin and Jorge Moré, *Newton's method for large bound-constrained optimization problems*, SIAM J. Optim.
+    1999, section 4). Where t is not a length (cubic regularisation, damping), it is multiplied by `shrink` after
+    ρ < `low`, by `growth` after ρ > `high`.
 
     **Arguments:** `start`, the first radius, in units of max(1, ‖θ‖) (of one for cubic regularisation); `noise`, the
     error ε of a value of the loss: then ρ = (actual + 3ε)/(predicted + 3ε), and steps that go up by less than 3ε may
@@ -98,7 +97,7 @@ class Radius(Search):
     low: float = 0.25
     high: float = 0.75
     shrink: float = 0.25
-    growth: float = 2.0
+    growth: float = 4.0
     noise: float = 0.0
     trials: int = eqx.field(static=True, default=25)
     gives_grad: ClassVar[bool] = True
@@ -130,14 +129,11 @@ class Radius(Search):
             level = (jnp.abs(trial - value) <= floor) & (jnp.linalg.norm(there) < size)
             sound = (found.reduction > 0) & jnp.isfinite(trial)
             accepted = sound & (gain > self.accept) & ((trial < value) | level | (self.noise > 0))
-            length = jnp.linalg.norm(found.step)
-            length = jnp.where(path.radius & jnp.isfinite(length), length, t)
-            slope = jnp.dot(grad, found.step)
-            share = -slope / (2 * (trial - value - slope))
-            share = jnp.where(jnp.isfinite(share), jnp.clip(share, LEAST, MOST), LEAST)
-            kept = jnp.where(gain < self.low, self.shrink * length, t)
-            grown = jnp.where((gain > self.high) & found.bound, self.growth * t, kept)
-            new = jnp.where(accepted, grown, share * length)
+            if path.radius:
+                new = self._radius(t, found.step, jnp.dot(grad, found.step), trial - value, gain, accepted)
+            else:
+                factor = jnp.where(gain > self.high, self.growth, jnp.where(gain >= self.low, 1, self.shrink))
+                new = t * jnp.where(accepted, factor, jnp.minimum(self.shrink, 0.5))
             known = (found.step, trial, there, t)
             return count + 1, new, known, accepted, spent + found.work
 
@@ -149,6 +145,20 @@ class Radius(Search):
         step, trial, there, t = jax.tree.map(lambda new, old: jnp.where(accepted, new, old), known, nothing)
         work = Work(count, count, inner=count - 1) + spent
         return t, Found(step, trial, there, work, ~accepted), radius
+
+    def _radius(self, t: Scalar, step: Vector, slope: Scalar, change: Scalar, gain: Scalar, accepted: Array) -> Scalar:
+        """The next radius. A change of the loss or a step that is not finite shrinks it most."""
+        length = jnp.linalg.norm(step)
+        bend = change - slope
+        least, half, most = self.shrink * t, 0.5 * t, self.growth * t
+        aim = jnp.where(bend > 0, -slope / (2 * jnp.where(bend > 0, bend, 1)), self.growth) * length
+        aim = jnp.where(jnp.isfinite(aim), aim, 0)
+        length = jnp.where(jnp.isfinite(length), length, t)
+        rejected = jnp.minimum(jnp.maximum(aim, self.shrink * length), half)
+        poor, fair = jnp.clip(aim, least, half), jnp.clip(aim, least, most)
+        good = jnp.maximum(t, jnp.minimum(aim, most))
+        taken = jnp.where(gain < self.low, poor, jnp.where(gain < self.high, fair, good))
+        return jnp.where(accepted, taken, rejected)
 
 
 # ----------------------------------------------------------------------------------------------------- subproblems
@@ -285,7 +295,7 @@ class TrustRegion(Direction):
     """The path from a trust radius to the minimiser of gᵀs + ½sᵀBs within it, for any B and any way to minimise.
 
     **Arguments:** `curvature`, where B comes from; `subproblem`, how the model is minimised. Iterations stop at
-    Eisenstat and Walker's tolerance, at most one half.
+    Eisenstat and Walker's tolerance, at most a tenth.
 
     **Cost:** that of the two.
 
@@ -304,5 +314,5 @@ class TrustRegion(Direction):
     ) -> tuple[Bounded, _State]:
         quadratic, curvature = self.curvature(lin, state.curvature, previous, key=key)
         norm = jnp.linalg.norm(lin.grad)
-        tolerance = forcing(norm, state.norm, state.tolerance, largest=0.5)
+        tolerance = forcing(norm, state.norm, state.tolerance, largest=0.1)
         return self.subproblem(lin, quadratic, tolerance), _State(curvature, norm, tolerance)

@@ -56,7 +56,7 @@ def dogleg(*, radius: float = 1.0) -> Optimizer:
 
 def cubic_newton(*, start: float = 1.0) -> Optimizer:
     """Adaptive cubic regularisation (Cartis, Gould and Toint, 2011), each step exact; `start` is the first 1/σ."""
-    return Optimizer(TrustRegion(Hessian(), Cubic()), Radius(start))
+    return Optimizer(TrustRegion(Hessian(), Cubic()), Radius(start, shrink=0.5, growth=2.0))
 
 
 def trust_region_gauss_newton(*, radius: float = 1.0) -> Optimizer:

@@ -10,12 +10,12 @@ from ravine.optim.trust_region import Exact, Radius, TrustRegion
 
 def lbfgs(*, memory: int = 20) -> Optimizer:
     """Limited-memory BFGS with a strong Wolfe search. One gradient a step, 2·memory·n numbers."""
-    return Optimizer(LBFGS(memory), Wolfe())
+    return Optimizer(LBFGS(memory), Wolfe(least=1.0))
 
 
 def bfgs() -> Optimizer:
     """BFGS with a dense inverse and a strong Wolfe search. One gradient and 10n² flops a step, n² numbers."""
-    return Optimizer(Broyden(unscaled), Wolfe())
+    return Optimizer(Broyden(unscaled), Wolfe(least=1.0))
 
 
 def ssbfgs() -> Optimizer:
