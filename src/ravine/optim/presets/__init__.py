@@ -22,7 +22,18 @@ from ravine.optim.presets.newton import (
     trust_region_gauss_newton,
     trust_region_newton,
 )
-from ravine.optim.presets.quasi_newton import QUASI_NEWTON, bfgs, lbfgs, lsr1, sr1, ssbfgs, ssbroyden
+from ravine.optim.presets.quasi_newton import (
+    QUASI_NEWTON,
+    bfgs,
+    broyden_class,
+    damped_lbfgs,
+    dfp,
+    lbfgs,
+    lsr1,
+    sr1,
+    ssbfgs,
+    ssbroyden,
+)
 from ravine.optim.presets.stochastic import STOCHASTIC, sgd
 
 METHODS: dict[str, Method] = {**FIRST_ORDER, **STOCHASTIC, **QUASI_NEWTON, **NEWTON, **GAUSS_NEWTON}
@@ -32,7 +43,10 @@ __all__ = [
     "Method",
     "adam",
     "bfgs",
+    "broyden_class",
     "cubic_newton",
+    "damped_lbfgs",
+    "dfp",
     "dogleg",
     "from_optax",
     "gauss_newton",
