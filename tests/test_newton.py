@@ -209,7 +209,7 @@ def test_hessian_free_damping_is_martens_rule():
     optimizer, ends = rv.hessian_free(damping=1.0), []
     state = optimizer.init(objective, theta)
     for _ in range(4):
-        theta, state, info = cases.step(optimizer, objective, theta, state, None)
+        theta, state, _ = cases.step(optimizer, objective, theta, state, None)
         ends.append(1 / float(state.search))
     np.testing.assert_allclose(ends, (2 / 3) ** np.arange(1, 5), rtol=1e-9)  # linear residuals: the model is exact
 
@@ -237,7 +237,7 @@ def test_a_part_of_the_points_is_unbiased():
 
 def test_parts_are_points_without_repetition():
     case = cases.whole()
-    objective, theta = case.objective()
+    objective, _ = case.objective()
     part = part_of(objective, case.batch, 0.3, cases.KEY)
     assert part["bc"].shape == (3, 2)  # the least number above 0.3 · 8
     rows = [tuple(row) for row in np.asarray(part["bc"])]

@@ -150,9 +150,8 @@ def _name(optimizer: Optimizer, objective: Objective, batch: Batch) -> str:
         return f"Matrix-free Gauss–Newton with a preconditioner of rank {min(direction.rank, objective.parameters)}"
     if isinstance(direction, Broyden):
         names = {"unscaled": "BFGS", "self_scaled": "Self-scaled BFGS", "self_scaled_broyden": "Self-scaled Broyden"}
-        return (
-            f"{names.get(getattr(direction.update, '__name__', ''), 'A Broyden method')} with a dense inverse Hessian"
-        )
+        name = names.get(getattr(direction.update, "__name__", ""), "A Broyden method")
+        return f"{name} with a dense inverse Hessian"
     if isinstance(direction, LBFGS):
         return f"L-BFGS with {direction.memory} pairs"
     if isinstance(direction, Steepest):
