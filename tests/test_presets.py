@@ -153,7 +153,7 @@ class Counter:
         return self.mark(jnp.sum(100 * (x[1:] - x[:-1] ** 2) ** 2 + (1 - x[:-1]) ** 2))
 
 
-@pytest.mark.parametrize("method", ["gradient_descent", "adam", "sgd", *SEARCHING])
+@pytest.mark.parametrize("method", ["gradient_descent", "adam", "sgd", *SEARCHING, "sr1", "lsr1"])
 def test_reported_work_is_the_work_done(method):
     """Evaluations and gradients are counted inside the loss, as they happen, and compared with `info.work`."""
     counter = Counter()

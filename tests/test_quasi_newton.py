@@ -11,7 +11,7 @@ import pytest
 import cases
 import oracles
 import ravine as rv
-from ravine.optim.quasi_newton import self_scaled, self_scaled_broyden, unscaled
+from ravine.optim.quasi_newton import Class, self_scaled, self_scaled_broyden, unscaled
 from ravine.optim.search import Search
 
 FAMILY = {"bfgs": unscaled, "ssbfgs": self_scaled, "ssbroyden": self_scaled_broyden}
@@ -167,6 +167,92 @@ def test_bad_curvature_leaves_the_inverse_alone(name):
 
 
 # ------------------------------------------------------------------------------------------------ whole iterations
+
+
+@pytest.mark.parametrize("phi", [0.0, 0.4, 1.0, 2.5])
+@pytest.mark.parametrize("seed", range(2))
+def test_broyden_class(phi, seed):
+    """φ = 0 is DFP in its own form, φ = 1 BFGS in its own, and the rest the straight line through them."""
+    inverse, s, y, t, grad = problem(seed)
+    hy = inverse @ y
+    dfp = inverse - np.outer(hy, hy) / (y @ hy) + np.outer(s, s) / (y @ s)
+    exact = (1 - phi) * dfp + phi * oracles.bfgs_product(inverse, s, y)
+    found = updated(Class(phi), inverse, s, y, t, grad)
+    np.testing.assert_allclose(found, exact, rtol=1e-8, atol=1e-9 * np.abs(exact).max())
+
+
+def test_members_that_would_be_indefinite_are_held_back():
+    for seed in range(4):
+        inverse, s, y, t, grad = problem(seed)
+        assert np.linalg.eigvalsh(oracles.broyden_family(inverse, s, y, 1.0, -1e6)).min() < 0
+        assert np.linalg.eigvalsh(updated(Class(-1e6), inverse, s, y, t, grad)).min() > 0
+
+
+@pytest.mark.parametrize("phi", [0.0, 0.6])
+def test_with_exact_searches_every_member_takes_the_same_steps(phi):
+    """Dixon's theorem (1972), on a quadratic, where they are those of conjugate gradients."""
+    objective, theta, matrix = cases.quadratic(np.geomspace(0.5, 20, 5), rotation=0)
+    ends = [
+        cases.walk(rv.Optimizer(rv.Broyden(update), Exact()), objective, theta, matrix, 5)[0]
+        for update in (unscaled, Class(phi))
+    ]
+    np.testing.assert_allclose(*ends, atol=1e-8)
+    np.testing.assert_allclose(ends[1][-1], 1.0, atol=1e-8)
+
+
+def indefinite(seed=1, n=4):
+    """An inverse of one negative eigenvalue, and a gradient for which −Hg goes up."""
+    basis = np.linalg.qr(np.random.default_rng(seed).normal(size=(n, n)))[0]
+    inverse = basis @ np.diag([-0.01, 1.0, 3.0, 50.0]) @ basis.T
+    return (inverse + inverse.T) / 2, basis[:, 0] + 0.01 * basis[:, 1]
+
+
+@pytest.mark.parametrize("repair", [0, 3])
+def test_an_inverse_that_is_not_positive_definite_is_mended_not_dropped(repair):
+    inverse, grad = indefinite()
+    assert grad @ inverse @ grad < 0
+    direction = rv.Broyden(unscaled, repair=repair)
+    objective, theta = rv.Objective.from_loss(rosenbrock, START)
+    # A step that taught nothing: its y has no curvature along s.
+    skipped = rv.Previous(jnp.ones(4), jnp.zeros(4), jnp.asarray(grad), jnp.ones(()), jnp.array(False), jnp.int32(3))
+    found, state = direct(direction, objective, theta, holding(direction, inverse, grad), skipped, jnp.asarray(grad))
+    assert grad @ found < 0
+    if not repair:
+        np.testing.assert_allclose(found, -grad / max(np.linalg.norm(grad), 1))
+        return
+    mended = np.asarray(state.inverse)
+    shift = np.diag(mended - inverse)
+    np.testing.assert_allclose(mended, inverse + shift[0] * np.eye(4), atol=1e-12)
+    assert 0.01 <= shift[0] <= 0.11
+    np.testing.assert_allclose(found, -mended @ grad, rtol=1e-9)
+
+
+def test_damped_pairs_of_bad_curvature_are_used():
+    """Powell: y becomes θy + (1 − θ)Bs with yᵀs = 0.2 sᵀBs, where B s = −t∇L."""
+    rng = np.random.default_rng(3)
+    n, objective = 5, rv.Objective.from_loss(rosenbrock, jnp.ones(5))[0]
+    theta, grad, t = jnp.ones(n), rng.normal(size=n), 0.7
+    direction, plain = rv.LBFGS(3, damped=True), rv.LBFGS(3)
+    good = rng.normal(size=n)
+    first = rv.Previous(
+        jnp.asarray(good), 2 * jnp.asarray(good), jnp.asarray(grad), jnp.ones(()), jnp.array(False), jnp.int32(1)
+    )
+    found, state = direct(direction, objective, theta, direction.init(objective, theta), first, jnp.asarray(grad))
+    s = t * np.asarray(found)
+    bs, y = -t * grad, rng.normal(size=n)
+    y = y - (y @ s + 0.5 * s @ bs) / (s @ s) * s  # yᵀs = −½ sᵀBs
+    weight = 0.8 * (s @ bs) / (s @ bs - s @ y)
+    damped = weight * y + (1 - weight) * bs
+    assert damped @ s == pytest.approx(0.2 * s @ bs)
+    after = jnp.asarray(rng.normal(size=n))
+    step = lambda y: rv.Previous(
+        jnp.asarray(s), jnp.asarray(y), jnp.asarray(grad), jnp.asarray(t), jnp.array(False), jnp.int32(2)
+    )
+    found, _ = direct(direction, objective, theta, state, step(y), after)
+    expected, _ = direct(plain, objective, theta, state, step(damped), after)
+    np.testing.assert_allclose(found, expected, rtol=1e-10)
+    skipped, _ = direct(plain, objective, theta, state, step(y), after)
+    assert np.abs(found - skipped).max() > 1e-3
 
 
 @pytest.mark.parametrize("method", ["bfgs", "lbfgs"])

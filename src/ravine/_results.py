@@ -43,7 +43,7 @@ class Stop(enum.Enum):
 class Work(eqx.Module):
     """What was spent: `evaluations` of the loss (those with a gradient included), `gradients`, Jacobian `rows`
     assembled, `inner` iterations (trials beyond the first, factorisations, conjugate-gradient steps), and `products` of
-    the Jacobian or its transpose with a vector."""
+    the Jacobian or its transpose with a vector; one with the Hessian counts as two."""
 
     evaluations: Count
     gradients: Count

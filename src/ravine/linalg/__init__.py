@@ -3,16 +3,22 @@
 from ravine.linalg.dense import damped_qr, gram, shifted_cholesky, solve_cholesky, solve_qr, symmetric_product
 from ravine.linalg.krylov import Solution, conjugate_gradients
 from ravine.linalg.nystrom import Nystrom, nystrom
+from ravine.linalg.trust import Secular, Truncated, cubic_model, steihaug, trust_region
 
 __all__ = [
     "Nystrom",
+    "Secular",
     "Solution",
+    "Truncated",
     "conjugate_gradients",
+    "cubic_model",
     "damped_qr",
     "gram",
     "nystrom",
     "shifted_cholesky",
     "solve_cholesky",
     "solve_qr",
+    "steihaug",
     "symmetric_product",
+    "trust_region",
 ]

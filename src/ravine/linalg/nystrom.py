@@ -74,7 +74,8 @@ def nystrom(
     core = images @ basis
     # The rounding of A Ω: what the eigenvalues below cannot be told from.
     least = math.sqrt(size) * jnp.finfo(dtype).eps * jnp.linalg.norm(images) + jnp.finfo(dtype).tiny
-    factor, shift, _ = shifted_cholesky((core + core.T) / 2, least)
+    # Many attempts: A may be far from semidefinite, as a Hessian is; then A + shift·I is approximated, less the shift.
+    factor, shift, _ = shifted_cholesky((core + core.T) / 2, least, attempts=24)
     half = lax.linalg.triangular_solve(factor, images + shift * basis.T, left_side=True, lower=True)
     right, root, vectors = jnp.linalg.svd(half, full_matrices=False)
     values = jnp.maximum(root**2 - shift, 0)

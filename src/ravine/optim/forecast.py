@@ -12,6 +12,7 @@ from ravine._types import Batch, PyTree
 from ravine.objective import Objective
 from ravine.optim.first_order import Steepest, Transform
 from ravine.optim.gauss_newton import GaussNewton
+from ravine.optim.ladder import Ladder
 from ravine.optim.liveness import peak
 from ravine.optim.matrix_free import MatrixFree
 from ravine.optim.optimizer import Optimizer
@@ -138,6 +139,7 @@ def _readable(size: int) -> str:
 def _name(optimizer: Optimizer, objective: Objective, batch: Batch) -> str:
     """As people say: "Levenberg–Marquardt in kernel space"."""
     direction = optimizer.direction
+    direction = direction.direction if isinstance(direction, Ladder) else direction
     if isinstance(direction, GaussNewton):
         name = "Levenberg–Marquardt" if isinstance(optimizer.search, Damping) else "Gauss–Newton"
         if direction.solver == "qr":
@@ -148,7 +150,8 @@ def _name(optimizer: Optimizer, objective: Objective, batch: Batch) -> str:
         return f"Matrix-free Gauss–Newton with a preconditioner of rank {min(direction.rank, objective.parameters)}"
     if isinstance(direction, Broyden):
         names = {"unscaled": "BFGS", "self_scaled": "Self-scaled BFGS", "self_scaled_broyden": "Self-scaled Broyden"}
-        return f"{names.get(direction.update.__name__, 'A Broyden method')} with a dense inverse Hessian"
+        name = names.get(getattr(direction.update, "__name__", ""), "A Broyden method")
+        return f"{name} with a dense inverse Hessian"
     if isinstance(direction, LBFGS):
         return f"L-BFGS with {direction.memory} pairs"
     if isinstance(direction, Steepest):

@@ -11,6 +11,7 @@ from ravine._results import Work
 from ravine._types import Array, RandomKey, Scalar, Vector
 from ravine.linalg import Nystrom, conjugate_gradients, nystrom
 from ravine.objective import Linearisation, Objective
+from ravine.optim.forcing import forcing
 from ravine.optim.optimizer import Direction
 from ravine.optim.path import Previous
 
@@ -88,18 +89,11 @@ class MatrixFree(Direction):
 
         sketch = lax.cond(due, draw, lambda: state.sketch)
         norm = jnp.linalg.norm(lin.grad)
-        tolerance = _forcing(norm, state) if self.tolerance is None else jnp.asarray(self.tolerance, dtype)
+        tolerance = forcing(norm, state.norm, state.tolerance)
+        tolerance = tolerance if self.tolerance is None else jnp.asarray(self.tolerance, dtype)
         work = Work(products=jnp.where(due, 2 * rank, 0))
         path = Inexact(lin, sketch, tolerance, self.iterations, work)
         return path, _Memory(sketch, jnp.where(due, 1, state.age + 1), norm, tolerance)
-
-
-def _forcing(norm: Scalar, state: _Memory) -> Scalar:
-    """η of Eisenstat and Walker, choice 2 with its safeguard. The first one is the largest."""
-    eta = 0.9 * (norm / state.norm) ** 2
-    kept = 0.9 * state.tolerance**2
-    eta = jnp.where(jnp.isinf(state.norm), 0.1, jnp.where(kept > 0.1, jnp.maximum(eta, kept), eta))
-    return jnp.clip(eta, 1e-6, 0.1)
 
 
 def _anew(lin: Linearisation) -> Linearisation:

@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from ravine.optim.ladder import Ladder
 from ravine.optim.optimizer import Optimizer
 
 Row = dict[str, Any]
@@ -46,7 +47,9 @@ class Phase:
     @property
     def label(self) -> str:
         """The name, or direction and search where none was given: "Broyden + Wolfe"."""
-        parts = (type(self.optimizer.direction).__name__, type(self.optimizer.search).__name__)
+        direction = self.optimizer.direction
+        direction = direction.direction if isinstance(direction, Ladder) else direction
+        parts = (type(direction).__name__, type(self.optimizer.search).__name__)
         return self.name or " + ".join(parts)
 
 

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from ravine._types import Array, Float, RandomKey, Scalar, Square, Vector
+from ravine.linalg import shifted_cholesky
 from ravine.objective import Linearisation, Objective
 from ravine.optim.optimizer import Direction
 from ravine.optim.path import Line, Previous
@@ -26,6 +27,22 @@ def unscaled(s: Vector, y: Vector, hy: Vector, b: Scalar) -> tuple[Scalar, Scala
     del y, hy, b
     one = jnp.ones((), s.dtype)
     return one, one
+
+
+class Class(eqx.Module):
+    """(τ, φ) = (1, φ): a member of Broyden's class; φ = 1 is BFGS, φ = 0 DFP, between them lies the convex class.
+
+    A φ below −1/(bh − 1), h = yᵀHy/yᵀs, would make H indefinite; it is raised to nine tenths of that bound.
+
+    Charles Broyden, *Quasi-Newton methods and their application to function minimisation*, Math. Comput. 1967; Roger
+    Fletcher, *A new approach to variable metric algorithms*, Comput. J. 1970, for the bound.
+    """
+
+    phi: float
+
+    def __call__(self, s: Vector, y: Vector, hy: Vector, b: Scalar) -> tuple[Scalar, Scalar]:
+        a = jnp.maximum(b * jnp.dot(y, hy) / jnp.dot(y, s) - 1, jnp.finfo(s.dtype).eps)
+        return jnp.ones((), s.dtype), jnp.maximum(jnp.asarray(self.phi, s.dtype), -0.9 / a)
 
 
 def self_scaled(s: Vector, y: Vector, hy: Vector, b: Scalar) -> tuple[Scalar, Scalar]:
@@ -87,7 +104,9 @@ class Broyden(Direction):
     `update(s, y, Hy, b) -> (τ, φ)` chooses the member, with b = sᵀBs/yᵀs = −t sᵀ∇L/yᵀs for the accepted t.
 
     A pair is skipped when yᵀs ≤ ε ‖s‖‖y‖ (relative, since an absolute guard fires on most late steps and stalls); H
-    goes back to a scaled identity when the search failed or when −H∇L does not point downhill. With `scale`, the first
+    goes back to a scaled identity when the search failed or when −H∇L does not point downhill. With `repair`, every so
+    many panels, and whenever −H∇L does not point downhill, a Cholesky factor is tried, and where there is none H + τI
+    takes the place of H (τ as `shifted_cholesky` finds it): what was learnt is kept. With `scale`, the first
     H is yᵀs/yᵀy · I (Nocedal and Wright, 2006, equation 6.20).
 
     Updates are delayed: the last ones, up to `delay`, are kept as a panel of low rank, and added to the stored matrix
@@ -100,6 +119,7 @@ class Broyden(Direction):
     update: Update
     scale: bool = eqx.field(static=True, default=True)
     delay: int = eqx.field(static=True, default=16)
+    repair: int = eqx.field(static=True, default=0)
 
     def init(self, objective: Objective, theta: Vector) -> _DenseState:
         size, dtype = theta.shape[0], theta.dtype
@@ -142,7 +162,9 @@ class Broyden(Direction):
         # H∇L follows from the last one only where ∇L does: not when the points changed, nor before the first pair.
         follows = state.fresh | jnp.all(grad - previous.grad == y)
         state = self._append(state, hy, s, tau, jnp.stack([jnp.stack([c1, c2]), jnp.stack([c2, c3])]), hg)
-        state = self._merge_if((state.count == self.delay) | ~follows, state, grad)
+        due = (state.count == self.delay) | ~follows
+        uphill = ~state.fresh & ~(jnp.dot(state.product, grad) > 0) if self.repair else jnp.array(False)
+        state = self._merge_if(due | uphill, state, grad, uphill)
         fresh = (state.fresh & ~good) | ~(jnp.dot(state.product, grad) > 0)
         # From the identity, a first trial of length one at most.
         direction = jnp.where(fresh, -grad / jnp.maximum(jnp.linalg.norm(grad), 1), -state.product)
@@ -177,7 +199,7 @@ class Broyden(Direction):
             product=hg,
         )
 
-    def _merge_if(self, due: Array, state: _DenseState, grad: Vector) -> _DenseState:
+    def _merge_if(self, due: Array, state: _DenseState, grad: Vector, uphill: Array) -> _DenseState:
         """The panel added to the stored matrix, and H∇L computed from it, where `due`."""
 
         def merge(carry):
@@ -190,6 +212,9 @@ class Broyden(Direction):
             # Rounding makes it asymmetric, a little more with each panel; a transpose costs more than the products.
             due = state.merged % SYMMETRISE == SYMMETRISE - 1
             whole = lax.cond(due, lambda a: (a + a.T) / 2, lambda a: a, whole)
+            if self.repair:
+                due = uphill | (state.merged % self.repair == self.repair - 1)
+                whole = lax.cond(due, _mended, lambda a: a, whole)
             merged = _DenseState(
                 base=whole,
                 identity=jnp.array(False),
@@ -208,6 +233,14 @@ class Broyden(Direction):
         return lax.while_loop(lambda carry: carry[0], merge, (due, state))[1]
 
 
+def _mended(inverse: Square) -> Square:
+    """H + τI, symmetric, with τ = 0 where H is positive definite. **Cost:** n³/3 flops for each τ."""
+    inverse = (inverse + inverse.T) / 2
+    _, shift, _ = shifted_cholesky(inverse, jnp.zeros((), inverse.dtype), attempts=24)
+    place = jnp.arange(inverse.shape[0])
+    return inverse.at[place, place].add(shift)
+
+
 class _LimitedState(eqx.Module):
     s: Float[Array, "k n"]
     y: Float[Array, "k n"]
@@ -218,11 +251,16 @@ class LBFGS(Direction):
     """d = −H∇L with H from the last `memory` pairs by the two-loop recursion, started from yᵀs/yᵀy · I.
 
     Jorge Nocedal, *Updating quasi-Newton matrices with limited storage*, 1980. Pairs are guarded and the memory is
-    dropped as in `Broyden`. **Cost:** 4·memory·n flops and 2·memory·n numbers of storage.
+    dropped as in `Broyden`. With `damped`, y is replaced by θy + (1 − θ)Bs where yᵀs < 0.2 sᵀBs, so that it equals that
+    (Michael Powell, *Algorithms for nonlinear constraints that use Lagrangian functions*, Math. Program. 1978; Mehiddin
+    Al-Baali, Lucio Grandinetti and Ornella Pisnenko, *Damped techniques for the limited memory BFGS method for
+    large-scale optimization*, J. Optim. Theory Appl. 2014): a pair of bad curvature then teaches a little instead of
+    being skipped. Bs = −t∇L needs no product. **Cost:** 4·memory·n flops and 2·memory·n numbers of storage.
     """
 
     memory: int = eqx.field(static=True, default=20)
     scale: bool = eqx.field(static=True, default=True)
+    damped: bool = eqx.field(static=True, default=False)
 
     def init(self, objective: Objective, theta: Vector) -> _LimitedState:
         zeros = jnp.zeros((self.memory, theta.shape[0]), theta.dtype)
@@ -234,12 +272,13 @@ class LBFGS(Direction):
         grad = lin.grad
         s, y, count = state.s, state.y, jnp.where(previous.failed, 0, state.count)
         assert previous.y is not None, "a quasi-Newton direction needs a search with gradients"
-        sy = jnp.dot(previous.s, previous.y)
-        guard = jnp.finfo(s.dtype).eps * jnp.linalg.norm(previous.s) * jnp.linalg.norm(previous.y)
+        new = self._damped(previous, count) if self.damped else previous.y
+        sy = jnp.dot(previous.s, new)
+        guard = jnp.finfo(s.dtype).eps * jnp.linalg.norm(previous.s) * jnp.linalg.norm(new)
         good = (previous.count > 0) & ~previous.failed & (sy > guard)
         slot = count % self.memory
         s = s.at[slot].set(jnp.where(good, previous.s, s[slot]))
-        y = y.at[slot].set(jnp.where(good, previous.y, y[slot]))
+        y = y.at[slot].set(jnp.where(good, new, y[slot]))
         count = jnp.where(good, count + 1, count)
         direction = -self._apply(s, y, count, grad)
         broken = ~(jnp.dot(direction, grad) < 0)
@@ -247,6 +286,17 @@ class LBFGS(Direction):
         steepest = -grad / jnp.maximum(jnp.linalg.norm(grad), 1)
         direction = jnp.where(count == 0, steepest, direction)
         return Line(direction, grad), _LimitedState(s, y, count)
+
+    def _damped(self, previous: Previous, count: Array) -> Vector:
+        assert previous.y is not None
+        assert previous.grad is not None
+        # Without pairs B is what makes the first step no longer than one.
+        plain = jnp.maximum(jnp.linalg.norm(previous.grad), 1) * previous.s
+        bs = jnp.where(count == 0, plain, -previous.t * previous.grad)
+        sy, sbs = jnp.dot(previous.s, previous.y), jnp.dot(previous.s, bs)
+        bad = sy < 0.2 * sbs
+        theta = jnp.where(bad, 0.8 * sbs / jnp.where(bad, sbs - sy, 1), 1)
+        return theta * previous.y + (1 - theta) * bs
 
     def _apply(self, s, y, count, vector):
         stored = jnp.minimum(count, self.memory)

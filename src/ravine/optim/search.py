@@ -86,7 +86,8 @@ class Wolfe(Search):
     Jorge Nocedal and Stephen Wright, *Numerical Optimization*, 2006, algorithms 3.5 and 3.6, with Hager and Zhang's
     approximate condition (2005, equation 4.1) once the loss no longer resolves differences. Deviations: one loop
     serves both stages, so that the objective is compiled once; non-finite trials count as too long; when trials run
-    out, the best point with a sufficient decrease is taken.
+    out, the best point with a sufficient decrease is taken. The first trial is guessed from the last decrease, between
+    `least` and one: `least=1.0` begins with whole steps, as Newton's method wants.
 
     **Cost:** one value and gradient a trial; one in all when the first trial is accepted.
     """
@@ -94,6 +95,7 @@ class Wolfe(Search):
     decrease: float = 1e-4
     curvature: float = 0.9
     growth: float = 3.0
+    least: float = 0.2
     trials: int = eqx.field(static=True, default=25)
     gives_grad: ClassVar[bool] = True
 
@@ -140,7 +142,7 @@ class Wolfe(Search):
         nothing = (jnp.zeros_like(phi.theta), jnp.asarray(jnp.inf, dtype), phi.here.grad, jnp.zeros((), dtype))
         # Nocedal and Wright, 2006, equation 3.60: expect the decrease of the last step; one for a Newton-like step.
         guess = 1.01 * 2 * state / -zero.slope
-        first = jnp.where(guess > 0, jnp.clip(guess, 0.2, 1), 1).astype(dtype)
+        first = jnp.where(guess > 0, jnp.clip(guess, self.least, 1), 1).astype(dtype)
         start = (jnp.int32(0), first, jnp.array(False), zero, zero, nothing, jnp.array(False))
         uphill = ~(zero.slope < 0)  # also when the slope is NaN
         count, _, _, _, _, best, done, _ = lax.while_loop(again, body, (*start, uphill))
