@@ -280,7 +280,7 @@ def _more_thuente_3(x, beta=0.01, l=39.0):
 
 def _yanai(beta_1, beta_2):
     def gamma(beta):
-        return np.sqrt(1 + beta**2) - beta
+        return float(np.sqrt(1 + beta**2) - beta)
 
     def function(x):
         left = gamma(beta_1) * jnp.sqrt((1 - x) ** 2 + beta_2**2)

@@ -7,9 +7,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jaxtyping import Bool
 
 from ravine._results import Work
-from ravine._types import Count, Scalar
+from ravine._types import Array, Count, Scalar
 from ravine.linalg.lanczos import extreme_eigenvalues
 from ravine.optim.optimizer import Search
 from ravine.optim.path import Along, Found
@@ -94,11 +95,19 @@ def _blind(phi: Along, t: Scalar, *, usable, work: Work | None = None) -> tuple[
     return jnp.where(usable, t, 0), Found(jnp.where(usable, step, 0), None, None, spent, ~usable)
 
 
+class _Trial(eqx.Module):
+    """The next t to try, and whether one was ever too long."""
+
+    t: Scalar
+    settled: Bool[Array, ""]
+
+
 class Majorisation(Search):
     """The largest t tried with L(θ − t∇L) ≤ L(θ) − t/2 ‖∇L‖²: 1/t takes the part of the Lipschitz constant of ∇L.
 
     The test is made on the gradient step, whatever the path; so it serves paths with momentum, on which the loss may
-    rise. Along −∇L itself it is `Armijo(decrease=0.5)`. Trials start at `growth` times the last t.
+    rise. Along −∇L itself it is `Armijo(decrease=0.5)`. Trials start at `growth` times the last t, and at 1/`shrink`
+    times it as long as none was ever too long.
 
     Amir Beck and Marc Teboulle, *A fast iterative shrinkage-thresholding algorithm*, 2009, section 4. Deviations: t may
     grow, as in Becker, Candès and Grant, *Templates for convex cone problems*, 2011, section 5.3; differences of the
@@ -110,10 +119,10 @@ class Majorisation(Search):
     growth: float = 1.1
     trials: int = eqx.field(static=True, default=60)
 
-    def init(self, dtype) -> Scalar:
-        return jnp.asarray(self.start, dtype)
+    def init(self, dtype) -> _Trial:
+        return _Trial(jnp.asarray(self.start, dtype), jnp.array(False))
 
-    def __call__(self, phi: Along, state: Scalar) -> tuple[Scalar, Found, Scalar]:
+    def __call__(self, phi: Along, state: _Trial) -> tuple[Scalar, Found, _Trial]:
         value, grad = phi.here.value, phi.here.grad
         square = jnp.dot(grad, grad)
         floor = 4 * jnp.finfo(phi.theta.dtype).eps * jnp.abs(value)
@@ -130,9 +139,11 @@ class Majorisation(Search):
             t = t * self.shrink
             return count + 1, t, phi.value(-t * grad)
 
-        count, t, trial = lax.while_loop(again, shorter, (jnp.int32(1), state, phi.value(-state * grad)))
+        count, t, trial = lax.while_loop(again, shorter, (jnp.int32(1), state.t, phi.value(-state.t * grad)))
         step = phi.path(t)
         failed = ~(majorised(t, trial) & jnp.all(jnp.isfinite(step)))
         work = Work(count, inner=count - 1) + phi.path.trial
         found = Found(jnp.where(failed, 0, step), None, None, work, failed)
-        return jnp.where(failed, 0, t), found, jnp.where(failed, self.start, t * self.growth)
+        settled = state.settled | (count > 1)
+        longer = t * jnp.where(settled, self.growth, 1 / self.shrink)
+        return jnp.where(failed, 0, t), found, _Trial(jnp.where(failed, self.start, longer), settled)
