@@ -243,8 +243,15 @@ def _poisson() -> rv.Problem:
 
 PROBLEMS: dict[str, Callable[[], rv.Problem]] = {"fit": _fit, "classes": _classes, "poisson": _poisson}
 
-# Methods whose search accepts no step that goes up.
-DESCENT = [name for name, method in rv.METHODS.items() if not isinstance(method().search, rv.Fixed)]
+# Methods whose search does not evaluate the point it takes, and those whose search accepts no step that goes up.
+BLIND = [
+    name
+    for name, method in rv.METHODS.items()
+    if isinstance(method().search, (rv.Fixed, rv.Majorisation, rv.Polyak, rv.Sharpness))
+]
+DESCENT = [
+    name for name, method in rv.METHODS.items() if name not in BLIND and not isinstance(method().search, rv.NonMonotone)
+]
 
 # Rates at which the methods without a search go down on the problems above.
 OPTIMIZERS: dict[str, Callable[[], rv.Optimizer]] = {
@@ -273,7 +280,7 @@ def _more_thuente_3(x, beta=0.01, l=39.0):
 
 def _yanai(beta_1, beta_2):
     def gamma(beta):
-        return np.sqrt(1 + beta**2) - beta
+        return float(np.sqrt(1 + beta**2) - beta)
 
     def function(x):
         left = gamma(beta_1) * jnp.sqrt((1 - x) ** 2 + beta_2**2)
@@ -302,4 +309,16 @@ AWKWARD: dict[str, Callable] = {
     "overflow": lambda x: jnp.exp(200 * x) - 400 * x,
     "kink": lambda x: jnp.abs(x - 0.7),
     "oscillating": lambda x: -x - 0.02 * jnp.sin(40 * x) + x**2,
+    # The minimum is a millionth of the first trial away (an issue of JAX's BFGS, 2020).
+    "steep": lambda x: (1e6 * x - 1) ** 2,
+    # Defined on a small part of the first trial only.
+    "narrow": lambda x: -1e9 * x - 0.01 * jnp.log(jnp.maximum(0.5 - 1e9 * x, 0.0)),
+    # The interpolating cubic is exact and has its minimum off the bracket (an example from PyTorch's search, 2019).
+    "cubic": lambda x: -x * (x - 2) ** 2 * jnp.where(x < 2, 1.0, -1.0),
+    # Growing trials land beyond the minimum but lower, so that the bracket is upside down (an error of JAX's, 2023).
+    "reversed": lambda x: (x - 7.0) ** 2,
+    # Two wells, the first trial in the second, higher one.
+    "two_wells": lambda x: (x - 0.2) ** 2 * (x - 1) ** 2 - 0.05 * (1 - x),
+    # Curved downwards at first: the parabola through the slopes has no minimum.
+    "concave": lambda x: jnp.cos(x + 0.5),
 }

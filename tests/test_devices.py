@@ -62,6 +62,19 @@ def test_training_on_two_devices_follows_training_on_one():
     """)
 
 
+def test_first_order_methods_on_two_devices_follow_those_on_one():
+    """The points are shared out beneath masks of blocks, Hessian products, and QR factors of pairs."""
+    run("""
+    within = rv.block_coordinate(rv.levenberg_marquardt())
+    for method in (within, rv.gradient_descent(search=rv.Sharpness()), rv.anderson(), rv.nesterov()):
+        ends = [
+            rv.train(problem, rv.Phase(method, steps=6), key=jax.random.key(0), devices=devices).theta
+            for devices in (1, 2)
+        ]
+        np.testing.assert_allclose(np.asarray(ends[1]), np.asarray(ends[0]), rtol=1e-7, atol=1e-9)
+    """)
+
+
 def test_a_run_on_two_devices_resumes_bit_for_bit(tmp_path):
     run(f"""
     import dataclasses

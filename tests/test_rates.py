@@ -30,6 +30,23 @@ def test_gradient_descent_with_step_one_over_l(rotation):
     assert np.log(ratio(errors, 90)) == pytest.approx(np.log(1 - 1 / KAPPA), rel=0.02)
 
 
+def test_gradient_descent_with_one_over_l_measured():
+    """L by Lanczos: the same factor, without knowing L."""
+    eigenvalues = 7 * np.geomspace(1 / KAPPA, 1, 4)
+    errors = errors_on_quadratic(rv.gradient_descent(search=rv.Sharpness()), eigenvalues, 150, rotation=3)
+    assert np.log(ratio(errors, 90)) == pytest.approx(np.log(1 - 1 / KAPPA), rel=0.02)
+
+
+def test_gradient_descent_with_exact_searches():
+    """((κ − 1)/(κ + 1))ᵏ from the worst start, which two eigenvalues have (Kantorovich, 1948)."""
+    objective, _, matrix = cases.quadratic([1.0, KAPPA])
+    start = jnp.asarray([1 + KAPPA, 2.0])  # x − 1 = (κ, 1)
+    search = rv.Wolfe(curvature=1e-9, shortest=0.0, longest=float("inf"))
+    thetas, _ = cases.walk(rv.gradient_descent(search=search), objective, start, matrix, 20)
+    errors = [np.linalg.norm(at - 1) for at in thetas]
+    assert ratio(errors, 2) == pytest.approx((KAPPA - 1) / (KAPPA + 1), rel=1e-3)
+
+
 def test_gradient_descent_with_the_optimal_step():
     """2/(L + μ) gives ((κ − 1)/(κ + 1))ᵏ: twice as fast."""
     rate = 2 / (1 + 1 / KAPPA)
@@ -41,8 +58,99 @@ def test_heavy_ball_with_optimal_parameters():
     """((√κ − 1)/(√κ + 1))ᵏ, up to a factor k (Polyak, 1964)."""
     root = np.sqrt(KAPPA)
     rate, momentum = 4 / (1 + 1 / root) ** 2, ((root - 1) / (root + 1)) ** 2
-    errors = errors_on_quadratic(rv.sgd(rate, momentum=momentum), np.geomspace(1 / KAPPA, 1, 4), 60)
-    assert np.log(ratio(errors, 30)) == pytest.approx(np.log((root - 1) / (root + 1)), rel=0.1)
+    for optimizer in (rv.sgd(rate, momentum=momentum), rv.heavy_ball(rate, momentum=momentum)):
+        errors = errors_on_quadratic(optimizer, np.geomspace(1 / KAPPA, 1, 4), 60)
+        assert np.log(ratio(errors, 30)) == pytest.approx(np.log((root - 1) / (root + 1)), rel=0.1)
+
+
+def test_nesterov_with_optimal_parameters():
+    """(1 − 1/√κ)ᵏ, up to a factor k (Nesterov, 2004, section 2.2; on a quadratic the worst root is double)."""
+    root = np.sqrt(KAPPA)
+    optimizer = rv.nesterov(1.0, momentum=(root - 1) / (root + 1), restart=None)
+    errors = errors_on_quadratic(optimizer, np.geomspace(1 / KAPPA, 1, 4), 110)
+    assert np.log(ratio(errors, 70)) == pytest.approx(np.log(1 - 1 / root), rel=0.1)
+
+
+def test_restart_makes_acceleration_linear_without_knowing_the_convexity():
+    """O'Donoghue and Candès, 2015: without restart momentum grows beyond its best and the loss ripples, O(1/k²); with
+    it the rate is near that of the best constant momentum, which knows κ."""
+    kappa, steps = 1000.0, 500
+    eigenvalues = np.geomspace(1 / kappa, 1, 12)
+    runs = {
+        restart: errors_on_quadratic(rv.nesterov(1.0, restart=restart), eigenvalues, steps)
+        for restart in ("gradient", "function", None)
+    }
+    optimal = np.log(1 - 1 / np.sqrt(kappa))
+    for restart in ("gradient", "function"):
+        assert np.log(ratio(runs[restart], 200)) < 0.5 * optimal
+        assert runs[restart][-1] < 1e-2 * runs[None][-1]
+    plain = errors_on_quadratic(rv.gradient_descent(1.0), eigenvalues, steps)
+    assert runs["gradient"][-1] < 1e-3 * plain[-1]
+
+
+def test_nesterov_finds_its_rate():
+    """The same with t by trial, whatever the scale of the loss."""
+    for scale in (1e-3, 1.0, 1e3):
+        errors = errors_on_quadratic(rv.nesterov(), scale * np.geomspace(1e-3, 1, 12), 500)
+        assert errors[-1] < 1e-3 * errors[0]
+
+
+EXACT = rv.Wolfe(curvature=1e-9, shortest=0.0, longest=float("inf"))
+
+
+@pytest.mark.parametrize("formula", ["fr", "pr+", "hz"])
+@pytest.mark.parametrize("eigenvalues,end", [([1.0, 2.0, 4.0, 7.0, 11.0], 5), ([1.0] * 3 + [5.0] * 3 + [8.0] * 2, 3)])
+def test_conjugate_gradients_end_after_as_many_steps_as_eigenvalues(formula, eigenvalues, end):
+    """Hestenes and Stiefel, 1952: with exact searches on a quadratic, and not before."""
+    optimizer = rv.Optimizer(rv.nonlinear_cg(formula).direction, EXACT)
+    errors = errors_on_quadratic(optimizer, eigenvalues, end, rotation=9)
+    assert errors[end] < 1e-6 * errors[0]
+    assert errors[end - 1] > 1e-3 * errors[0]
+
+
+@pytest.mark.parametrize("name", ["nonlinear_cg", "barzilai_borwein", "anderson"])
+def test_gradient_methods_that_learn_curvature_leave_gradient_descent_behind(name):
+    """κ = 1000: 1/L takes (1 − 1/κ)ᵏ; conjugate gradients at most 2((√κ − 1)/(√κ + 1))ᵏ in the norm of A."""
+    eigenvalues = np.geomspace(1e-3, 1, 10)
+    errors = errors_on_quadratic(rv.METHODS[name](), eigenvalues, 200, rotation=4)
+    plain = errors_on_quadratic(rv.gradient_descent(1.0), eigenvalues, 200, rotation=4)
+    assert plain[-1] > 0.1 * plain[0]
+    assert errors[-1] < 1e-6 * errors[0]
+
+
+@pytest.mark.parametrize("rule", ["long", "short"])
+def test_barzilai_borwein_is_superlinear_in_two_dimensions(rule):
+    """Barzilai and Borwein, 1988, section 3."""
+    errors = np.array(errors_on_quadratic(rv.barzilai_borwein(rule), [1.0, KAPPA], 18))
+    errors = errors[errors > 1e-13]
+    factors = errors[1:] / errors[:-1]
+    assert errors[-1] < 1e-10
+    assert np.exp(np.mean(np.log(factors[-4:]))) < 0.1 < np.exp(np.mean(np.log(factors[:6])))
+
+
+def test_polyak_step_halves_the_error_and_never_moves_away():
+    """On ½λ‖x‖² the factor is 1 − scale/2 exactly; on any convex loss the distance to the minimiser falls."""
+    for scale, factor in ((1.0, 0.5), (1.5, 0.25)):
+        errors = np.array(errors_on_quadratic(rv.polyak(scale=scale), [3.0, 3.0], 8))
+        np.testing.assert_allclose(errors[1:] / errors[:-1], factor, rtol=1e-9)
+    errors = np.array(errors_on_quadratic(rv.polyak(), np.geomspace(1 / KAPPA, 1, 4), 150, rotation=3))
+    assert (np.diff(errors) < 0).all()
+    # ‖e⁺‖² ≤ ‖e‖² − (L − L*)²/‖∇L‖² ≤ (1 − 1/4κ)‖e‖², as ‖∇L‖² ≤ 2λ_max(L − L*) and L − L* ≥ λ_min‖e‖²/2.
+    assert (errors[1:] ** 2 <= (1 - 1 / (4 * KAPPA)) * errors[:-1] ** 2).all()
+
+
+def test_block_coordinates_converge_linearly():
+    """Exact steps in two blocks are block Gauss–Seidel: the factor is the squared cosine of the angle between them."""
+    a = jnp.asarray(np.random.default_rng(7).normal(size=(8, 5)))
+    residuals = lambda p, a: a @ jnp.concatenate([p["u"], p["v"]]) - 1
+    objective, theta = rv.Objective.from_residuals(residuals, {"u": jnp.zeros(2), "v": jnp.zeros(3)})
+    optimizer = rv.block_coordinate(rv.gauss_newton(ridge=1e-15))
+    thetas, _ = cases.walk(optimizer, objective, theta, a, 24)
+    solution = np.linalg.lstsq(np.asarray(a), np.ones(8), rcond=None)[0]
+    errors = [np.linalg.norm(at - solution) for at in thetas[::2]]
+    spaces = [np.linalg.qr(np.asarray(a)[:, part])[0] for part in (slice(0, 2), slice(2, 5))]
+    cosine = np.linalg.svd(spaces[0].T @ spaces[1], compute_uv=False)[0]
+    assert ratio(errors, 6) == pytest.approx(cosine**2, rel=0.05)
 
 
 def test_steepest_descent_diverges_just_beyond_two_over_l():

@@ -91,6 +91,52 @@ def test_wolfe_takes_a_decrease_where_no_point_is_flat_enough(name, scale):
     check_wolfe(profile("awkward", name), search, t, found, scale, curvature=False)
 
 
+@pytest.mark.parametrize("scale", [0.9, 0.03, 6.5])
+def test_wolfe_zooms_into_a_bracket_that_is_upside_down(scale):
+    """The growing trials pass the minimum but land lower than before, so that the lower end is the right one."""
+    search = rv.Wolfe(curvature=1e-6)
+    t, found, _ = profile("awkward", "reversed").search(search, scale)
+    check_wolfe(profile("awkward", "reversed"), search, t, found, scale)
+    np.testing.assert_allclose(found.step[0], 7.0, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["1", "2", "3", "4"])
+def test_wolfe_returns_the_best_trial_when_trials_run_out(name):
+    """No longer a search, no worse a point."""
+    values = []
+    for trials in range(1, 9):
+        _, found, _ = profile("more_thuente", name).search(rv.Wolfe(curvature=1e-13, trials=trials), 1e-1)
+        assert not found.failed
+        values.append(float(found.value))
+    assert (np.diff(values) <= 0).all()
+
+
+@pytest.mark.parametrize("scale", [1e-2, 1.0, 1e2])
+@pytest.mark.parametrize("name", cases.MORE_THUENTE)
+def test_wolfe_in_single_precision(name, scale):
+    """The conditions, judged in double precision, to the rounding of single."""
+    function, search = cases.MORE_THUENTE[name], rv.Wolfe(curvature=0.5)
+    objective, theta = rv.Objective.from_loss(lambda x, _: function(x[0]), jnp.zeros(1, jnp.float32))
+    lin = objective.linearise(theta, None)
+    path = Line(jnp.full(1, scale, jnp.float32), lin.grad)
+    state = search.init(jnp.float32)
+    _, found, _ = eqx.filter_jit(search)(Along(objective, theta, None, path, lin), state)
+    assert found.value.dtype == found.step.dtype == jnp.float32
+    x = jnp.asarray(float(found.step[0]))
+    start, slope = float(function(jnp.zeros(()))), float(jax.grad(function)(jnp.zeros(())))
+    assert not found.failed
+    assert float(function(x)) <= start + search.decrease * float(x) * slope + 1e-6 * abs(start)
+    assert abs(float(jax.grad(function)(x))) <= 0.5 * abs(slope) * (1 + 1e-3) + 1e-5
+
+
+@pytest.mark.parametrize("decrease,first", [(0.3, 0.6), (1e-9, 2e-9), (40.0, 80.0)])
+def test_wolfe_guesses_any_length_for_directions_that_have_none(decrease, first):
+    """2·(last decrease)/|slope| is the first trial (and accepted, as −x has no other reason to stop)."""
+    search = rv.Wolfe(shortest=0.0, longest=float("inf"), curvature=1.5)
+    t, _, _ = Profile(lambda x: -x).search(search, 1.0, jnp.asarray(decrease))
+    assert float(t) == pytest.approx(1.01 * first)
+
+
 def test_wolfe_on_a_function_without_bound():
     """−x falls for ever: a long step is taken, and the search ends."""
     p = Profile(lambda x: -x)

@@ -33,12 +33,9 @@ class Auto:
         else:
             if not objective.bare:
                 phases.append(Phase(presets.adam(1e-3), steps=WARM_UP, seconds=SHARE * self.seconds, name="adam"))
+                reasons.append("A few steps of Adam, against overfitting the points from a raw start.")
             phases.append(Phase(presets.ssbroyden(), until=stall, name="ssbroyden"))
-            warmed = (
-                "" if objective.bare else "A few steps of Adam, against overfitting the points from a raw start; then "
-            )
-            dense = f"elf-scaled Broyden with a dense inverse ({_gibibytes(n * n, bits)})."
-            reasons.append(f"{warmed}s{dense}" if warmed else f"S{dense}")
+            reasons.append(f"Self-scaled Broyden with a dense inverse ({_gibibytes(n * n, bits)}).")
         small = min(n, m) <= SOLVABLE and _gibibytes_of(min(m * n + m * m, n * n), bits) <= 2
         if objective.has_curvature and small:
             space = "parameter" if n <= m else "kernel"

@@ -86,8 +86,10 @@ class Wolfe(Search):
     Jorge Nocedal and Stephen Wright, *Numerical Optimization*, 2006, algorithms 3.5 and 3.6, with Hager and Zhang's
     approximate condition (2005, equation 4.1) once the loss no longer resolves differences. Deviations: one loop
     serves both stages, so that the objective is compiled once; non-finite trials count as too long; when trials run
-    out, the best point with a sufficient decrease is taken. The first trial is guessed from the last decrease, between
-    `least` and one: `least=1.0` begins with whole steps, as Newton's method wants.
+    out, the best point with a sufficient decrease is taken.
+
+    The first trial is guessed from the last decrease, between `shortest` and `longest`: 0.2 and 1 for directions whose
+    natural length is one; 0 and ∞ for those that have none; 1 and 1 begins with whole steps, as Newton's method wants.
 
     **Cost:** one value and gradient a trial; one in all when the first trial is accepted.
     """
@@ -95,7 +97,8 @@ class Wolfe(Search):
     decrease: float = 1e-4
     curvature: float = 0.9
     growth: float = 3.0
-    least: float = 0.2
+    shortest: float = 0.2
+    longest: float = 1.0
     trials: int = eqx.field(static=True, default=25)
     gives_grad: ClassVar[bool] = True
 
@@ -142,7 +145,8 @@ class Wolfe(Search):
         nothing = (jnp.zeros_like(phi.theta), jnp.asarray(jnp.inf, dtype), phi.here.grad, jnp.zeros((), dtype))
         # Nocedal and Wright, 2006, equation 3.60: expect the decrease of the last step; one for a Newton-like step.
         guess = 1.01 * 2 * state / -zero.slope
-        first = jnp.where(guess > 0, jnp.clip(guess, self.least, 1), 1).astype(dtype)
+        guess = jnp.where(guess < jnp.inf, guess, 1)
+        first = jnp.where(guess > 0, jnp.clip(guess, self.shortest, self.longest), 1).astype(dtype)
         start = (jnp.int32(0), first, jnp.array(False), zero, zero, nothing, jnp.array(False))
         uphill = ~(zero.slope < 0)  # also when the slope is NaN
         count, _, _, _, _, best, done, _ = lax.while_loop(again, body, (*start, uphill))
@@ -158,7 +162,8 @@ def _choose(condition: Array, yes: PyTree, no: PyTree) -> PyTree:
 
 
 def _interpolate(low: _Trial, high: _Trial) -> Scalar:
-    """The minimiser of the cubic through two points and slopes, kept off the ends of the bracket; else its middle.
+    """The minimiser of the cubic through two points and slopes, kept off the ends of the bracket; else its middle, or a
+    tenth of it.
 
     Nocedal and Wright, 2006, equation 3.59.
     """
@@ -169,7 +174,9 @@ def _interpolate(low: _Trial, high: _Trial) -> Scalar:
     cubic = high.t - width * (high.slope + d2 - d1) / (high.slope - low.slope + 2 * d2)
     usable = jnp.isfinite(cubic) & (root >= 0) & jnp.isfinite(high.value)
     share = jnp.clip((cubic - low.t) / width, 0.05, 0.95)
-    return low.t + width * jnp.where(usable, share, 0.5)
+    # As long as nothing finite was met the domain may be a tiny part of the bracket.
+    middle = jnp.where(jnp.isfinite(high.value) | (low.t > 0), 0.5, 0.1)
+    return low.t + width * jnp.where(usable, share, middle)
 
 
 class _DampingState(eqx.Module):

@@ -1,7 +1,19 @@
 """Methods by the names that people say. Each is a direction and a search, and nothing else."""
 
 from ravine.optim.presets._method import Method
-from ravine.optim.presets.first_order import FIRST_ORDER, adam, from_optax, gradient_descent
+from ravine.optim.presets.first_order import (
+    FIRST_ORDER,
+    adam,
+    anderson,
+    barzilai_borwein,
+    block_coordinate,
+    from_optax,
+    gradient_descent,
+    heavy_ball,
+    nesterov,
+    nonlinear_cg,
+    polyak,
+)
 from ravine.optim.presets.gauss_newton import (
     GAUSS_NEWTON,
     gauss_newton,
@@ -42,7 +54,10 @@ __all__ = [
     "METHODS",
     "Method",
     "adam",
+    "anderson",
+    "barzilai_borwein",
     "bfgs",
+    "block_coordinate",
     "broyden_class",
     "cubic_newton",
     "damped_lbfgs",
@@ -51,14 +66,18 @@ __all__ = [
     "from_optax",
     "gauss_newton",
     "gradient_descent",
+    "heavy_ball",
     "hessian_free",
     "lbfgs",
     "levenberg_marquardt",
     "lsr1",
     "matrix_free_gauss_newton",
+    "nesterov",
     "newton",
     "newton_cg",
+    "nonlinear_cg",
     "nys_newton_cg",
+    "polyak",
     "saddle_free_newton",
     "sgd",
     "sr1",

@@ -11,17 +11,17 @@ from ravine.optim.trust_region import Cubic, Dogleg, Exact, Radius, Steihaug, Tr
 
 def newton() -> Optimizer:
     """Newton's method: the dense Hessian, shifted where it is not positive definite, and a strong Wolfe search."""
-    return Optimizer(Ladder(Newton("shift")), Wolfe(least=1.0))
+    return Optimizer(Ladder(Newton("shift")), Wolfe(shortest=1.0))
 
 
 def saddle_free_newton(*, floor: float = 1e-6) -> Optimizer:
     """Newton's method with the absolute values of the Hessian's eigenvalues (Dauphin et al., 2014): saddles repel."""
-    return Optimizer(Ladder(Newton("absolute", floor=floor)), Wolfe(least=1.0))
+    return Optimizer(Ladder(Newton("absolute", floor=floor)), Wolfe(shortest=1.0))
 
 
 def newton_cg(*, iterations: int = 250) -> Optimizer:
     """Inexact Newton: conjugate gradients to Eisenstat and Walker's tolerance, or to negative curvature. No matrix."""
-    return Optimizer(Ladder(NewtonCG(iterations=iterations)), Wolfe(least=1.0))
+    return Optimizer(Ladder(NewtonCG(iterations=iterations)), Wolfe(shortest=1.0))
 
 
 def subsampled_newton_cg(*, share: float = 0.25, iterations: int = 20) -> Optimizer:

@@ -11,27 +11,27 @@ from ravine.optim.trust_region import Exact, Radius, TrustRegion
 
 def lbfgs(*, memory: int = 20) -> Optimizer:
     """Limited-memory BFGS with a strong Wolfe search. One gradient a step, 2·memory·n numbers."""
-    return Optimizer(Ladder(LBFGS(memory)), Wolfe(least=1.0))
+    return Optimizer(Ladder(LBFGS(memory)), Wolfe(shortest=1.0))
 
 
 def bfgs() -> Optimizer:
     """BFGS with a dense inverse and a strong Wolfe search. One gradient and 10n² flops a step, n² numbers."""
-    return Optimizer(Ladder(Broyden(unscaled)), Wolfe(least=1.0))
+    return Optimizer(Ladder(Broyden(unscaled)), Wolfe(shortest=1.0))
 
 
 def damped_lbfgs(*, memory: int = 20) -> Optimizer:
     """Limited-memory BFGS whose pairs of bad curvature are damped (Powell, 1978). Cost as L-BFGS."""
-    return Optimizer(Ladder(LBFGS(memory, damped=True)), Wolfe(least=1.0))
+    return Optimizer(Ladder(LBFGS(memory, damped=True)), Wolfe(shortest=1.0))
 
 
 def dfp() -> Optimizer:
     """DFP, the dual of BFGS, with a strong Wolfe search. Cost as BFGS, which is mostly faster."""
-    return Optimizer(Ladder(Broyden(Class(0.0))), Wolfe(least=1.0))
+    return Optimizer(Ladder(Broyden(Class(0.0))), Wolfe(shortest=1.0))
 
 
 def broyden_class(*, phi: float = 0.5) -> Optimizer:
     """A member of Broyden's class: φ = 1 is BFGS, φ = 0 DFP; kept positive definite for any φ. Cost as BFGS."""
-    return Optimizer(Ladder(Broyden(Class(phi))), Wolfe(least=1.0))
+    return Optimizer(Ladder(Broyden(Class(phi))), Wolfe(shortest=1.0))
 
 
 def ssbfgs() -> Optimizer:
