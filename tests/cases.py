@@ -190,6 +190,21 @@ def walk(optimizer, objective, theta, batch, steps: int, *, stop=lambda theta, i
     return thetas, infos
 
 
+@eqx.filter_jit
+def stream(optimizer, objective, theta, sampler, steps: int, key=KEY):
+    """The thetas (start included) and infos of `steps` steps, each on the next batch of a sampler; one program."""
+
+    def body(carry, number):
+        theta, state, points = carry
+        batch, points = sampler.sample(points)
+        theta, state, info = optimizer.step(objective, theta, state, batch, key=jax.random.fold_in(key, number))
+        return (theta, state, points), (theta, info)
+
+    start = theta, optimizer.init(objective, theta), sampler.init(key)
+    _, (thetas, infos) = jax.lax.scan(body, start, jnp.arange(steps))
+    return jnp.concatenate([theta[None], thetas]), infos
+
+
 def bowl(x, a):
     """½ (x − 1)ᵀA(x − 1)."""
     return jnp.dot(x - 1, a @ (x - 1)) / 2
@@ -245,6 +260,9 @@ PROBLEMS: dict[str, Callable[[], rv.Problem]] = {"fit": _fit, "classes": _classe
 
 # Methods whose search accepts no step that goes up.
 DESCENT = [name for name, method in rv.METHODS.items() if not isinstance(method().search, rv.Fixed)]
+
+# Methods that ask for batches which know their samples: not for points of a domain, nor made by hand.
+SAMPLED = [name for name, method in rv.METHODS.items() if "samples" in method.needs]
 
 # Rates at which the methods without a search go down on the problems above.
 OPTIMIZERS: dict[str, Callable[[], rv.Optimizer]] = {
