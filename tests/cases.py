@@ -269,6 +269,23 @@ OPTIMIZERS: dict[str, Callable[[], rv.Optimizer]] = {
     **rv.METHODS,
     "adam": lambda: rv.adam(2e-2),
     "sgd": lambda: rv.sgd(5e-2, momentum=0.9),
+    "adagrad": lambda: rv.adagrad(0.2),
+    "rmsprop": lambda: rv.rmsprop(1e-2),
+    "amsgrad": lambda: rv.amsgrad(2e-2),
+    "adamw": lambda: rv.adamw(2e-2),
+    "nadam": lambda: rv.nadam(2e-2),
+    "adabelief": lambda: rv.adabelief(2e-2),
+    "lion": lambda: rv.lion(5e-3),
+    "muon": lambda: rv.muon(5e-2),
+    "svrg": lambda: rv.svrg(0.1),
+    "saga": lambda: rv.saga(0.1),
+    "sarah": lambda: rv.sarah(0.1),
+    "storm": lambda: rv.storm(0.1),
+    "growing_batch": lambda: rv.growing_batch(0.2),
+    "asgd": lambda: rv.asgd(0.3),
+    "schedule_free": lambda: rv.schedule_free(5e-2),
+    "soap": lambda: rv.soap(2e-2),
+    "sophia": lambda: rv.sophia(2e-2),
 }
 
 

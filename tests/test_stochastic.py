@@ -183,7 +183,7 @@ def test_growing_batches_pass_the_floor_of_sgd():
 def test_averages_are_means_of_the_iterates(decay):
     """Of those that the inner method would have made alone, Adam's memory and all."""
     inner = rv.adam(0.1)
-    alone, objective = walked(inner, 8)
+    alone, _ = walked(inner, 8)
     thetas, _ = walked(rv.averaged(inner, decay=decay), 8)
     mean = alone[0]
     for number in range(1, 9):
@@ -199,7 +199,8 @@ def test_polyak_ruppert_averages_lose_noise_at_the_optimal_rate():
     start = jnp.asarray(z.mean(axis=0))
     keys = jax.random.split(cases.KEY, 400)
     for rate in (0.5, 1.0):
-        last = jax.vmap(lambda key: cases.stream(rv.asgd(rate), objective, start, sampler, k, key)[0][-1])(keys)
+        one = lambda key, rate=rate: cases.stream(rv.asgd(rate), objective, start, sampler, k, key)[0][-1]
+        last = jax.vmap(one)(keys)
         found = np.mean((np.asarray(last) - z.mean(axis=0)) ** 2, axis=0)
         np.testing.assert_allclose(found, z.var(axis=0) / (2 * k), rtol=0.2)
 
@@ -233,7 +234,7 @@ def test_shampoo_is_the_paper(refresh, largest):
                 sums[place] = sums.get(place, 0) + g**2
                 steps.append(g / np.sqrt(epsilon + sums[place]))
                 continue
-            outers = [outer for outer in (g @ g.T, g.T @ g)]
+            outers = (g @ g.T, g.T @ g)
             sides = [side for side in (0, 1) if g.shape[side] <= largest]
             for side in sides:
                 sums[place, side] = sums.get((place, side), 0) + outers[side]

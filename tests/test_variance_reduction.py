@@ -86,13 +86,14 @@ def test_linear_convergence_at_a_constant_rate(method, kind, replace):
     assert floor.min() > 1e-4
 
 
-def test_storm_has_a_lower_floor_than_sgd_and_momentum():
+def test_storm_has_a_lower_floor_than_sgd():
+    """With a well below rate × curvature; momentum alone, at the same mean, would have the floor of SGD."""
     made, theta = objective("logistic")
     sampler = rv.Minibatches({"data": data()}, size=2, replace=True)
     floors = {}
-    for name, optimizer in {"storm": rv.storm(0.1, momentum=0.05), "sgd": rv.sgd(0.1)}.items():
-        thetas, _ = cases.stream(optimizer, made, theta, sampler, 3000)
-        errors = np.asarray(thetas)[1000:] - minimiser("logistic")
+    for name, optimizer in {"storm": rv.storm(0.3, momentum=0.003), "sgd": rv.sgd(0.3)}.items():
+        thetas, _ = cases.stream(optimizer, made, theta, sampler, 5000)
+        errors = np.asarray(thetas)[2000:] - minimiser("logistic")
         floors[name] = np.sqrt(np.mean(np.sum(errors**2, axis=1)))
     assert floors["storm"] < floors["sgd"] / 1.5
 
@@ -231,8 +232,8 @@ def test_saga_says_what_does_not_fit():
     saga = rv.saga()
     with pytest.raises(ValueError, match=r"3\.0 GiB, above 2 GiB\. Use ravine\.svrg"):
         saga.init(dataclasses.replace(made, samples=100_663_296), theta)
+    other = dataclasses.replace(made, samples=59)
     with pytest.raises(ValueError, match="a table of 59 samples"):
-        other = dataclasses.replace(made, samples=59)
         saga.step(other, theta, saga.init(other, theta), batch_of([1]), key=cases.KEY)
     x, y = data()
     weighted = {"data": rv.Weighted((x, y), jnp.ones(N))}

@@ -114,11 +114,11 @@ class SARAH(Direction):
         self, lin: Linearisation, theta: Vector, state: Vector, previous: Previous, *, key: RandomKey
     ) -> tuple[Line, Vector]:
         batch = drawn(lin, "SARAH")
-        due = _restart(batch, self.probability, previous, key)
+        due, grad = _restart(batch, self.probability, previous, key), lin.grad
         estimate = lax.cond(
             due,
             lambda: _gradient(lin, theta, batch.whole),
-            lambda: state + lin.grad - _gradient(lin, theta - previous.s, batch),
+            lambda: state + grad - _gradient(lin, theta - previous.s, batch),
         )
         spent = jnp.where(due, math.ceil(1 / _share(batch)), 1)
         return Line(-estimate, lin.grad, Work(spent, spent)), estimate
@@ -127,7 +127,8 @@ class SARAH(Direction):
 class STORM(Direction):
     """d = −v with v ← ∇L_B(θ) + (1 − a)(v − ∇L_B(θ before)): momentum whose bias is corrected on the same batch.
 
-    Any batches do, points redrawn at each step too. `a = 1` is SGD, `a = 0` SARAH without a restart.
+    Any batches do, points redrawn at each step too. `a = 1` is SGD, `a = 0` SARAH without a restart. The noise that is
+    left falls with a/(rate × curvature): let a be small beside it, as in the paper, where a ∝ rate².
 
     **Cost:** two gradients a step; n numbers.
 
