@@ -121,7 +121,7 @@ def test_adagrad_norm_needs_no_lipschitz_constant(rate):
 
     Gratton, Jerad and Toint, 2022: the mean of ‖∇L‖² over k steps is O(1/k) for μ = ½.
     """
-    valley = lambda x, _: jnp.sum(jnp.sqrt(1 + jnp.array([100.0, 1.0]) * x**2)) + 0.2 * jnp.sin(3 * x[0]) * x[1]
+    valley = lambda x, _: jnp.sum(jnp.array([50.0, 0.5]) * x**2) + 0.5 * jnp.sin(3 * x[0]) * jnp.cos(x[1])
     objective, theta = rv.Objective.from_loss(valley, jnp.array([1.5, -2.0]))
     _, infos = cases.stream(rv.adagrad_norm(rate), objective, theta, rv.Constant(None), 8000)
     total = np.cumsum(np.asarray(infos.grad_norm) ** 2)
@@ -151,7 +151,7 @@ def test_growing_batches_follow_the_norm_test():
     rate, tolerance, steps = 0.4, 0.5, 200
     thetas, _ = cases.stream(rv.growing_batch(rate, tolerance=tolerance, most=60), objective, theta, sampler, steps)
     state, at, grads, least, sizes = sampler.init(cases.KEY), np.asarray(theta), [], 2, []
-    sample = jax.jit(sampler.sample)
+    sample = jax.jit(lambda state: sampler.sample(state))
     for number in range(steps):
         batch, state = sample(state)
         grads.append(A * (at - z[np.asarray(batch.indices)].mean(axis=0)))
@@ -173,7 +173,7 @@ def test_growing_batches_pass_the_floor_of_sgd():
     for optimizer in (rv.sgd(0.4), rv.growing_batch(0.4, most=2000)):
         thetas, _ = cases.stream(optimizer, objective, theta, sampler, 6000)
         floors.append(np.sqrt(np.mean((np.asarray(thetas)[-1000:] - z.mean(axis=0)) ** 2)))
-    assert floors[1] < floors[0] / 4
+    assert floors[1] < floors[0] / 3
 
 
 # ------------------------------------------------------------------------------------------------------------ averages
@@ -197,12 +197,12 @@ def test_polyak_ruppert_averages_lose_noise_at_the_optimal_rate():
     objective, _, data, z = noisy()
     sampler, k = rv.Minibatches(data, size=2, replace=True), 400
     start = jnp.asarray(z.mean(axis=0))
-    keys = jax.random.split(cases.KEY, 400)
+    keys = jax.random.split(cases.KEY, 3000)
     for rate in (0.5, 1.0):
         one = lambda key, rate=rate: cases.stream(rv.asgd(rate), objective, start, sampler, k, key)[0][-1]
         last = jax.vmap(one)(keys)
         found = np.mean((np.asarray(last) - z.mean(axis=0)) ** 2, axis=0)
-        np.testing.assert_allclose(found, z.var(axis=0) / (2 * k), rtol=0.2)
+        np.testing.assert_allclose(found, z.var(axis=0) / (2 * k), rtol=0.1)
 
 
 # ------------------------------------------------------------------------------------------------------------ matrices
@@ -223,11 +223,11 @@ def power(matrix, exponent, epsilon):
 @pytest.mark.parametrize("refresh", [1, 2])
 @pytest.mark.parametrize("largest", [8, 2])
 def test_shampoo_is_the_paper(refresh, largest):
-    """Three steps in NumPy. With `largest` 2 a side of three goes without, and the other takes the power −½."""
+    """Four steps in NumPy. With `largest` 2 a side of three goes without, and the other takes the power −½."""
     rate, epsilon = 0.05, 1e-2
-    thetas, objective = walked(rv.shampoo(rate, epsilon=epsilon, refresh=refresh, largest=largest), 3)
+    thetas, objective = walked(rv.shampoo(rate, epsilon=epsilon, refresh=refresh, largest=largest), 4)
     sums, roots, x = {}, {}, thetas[0]
-    for number in range(3):
+    for number in range(4):
         steps = []
         for place, g in enumerate(grads_at(x, objective)):
             if g.ndim < 2:
@@ -238,7 +238,7 @@ def test_shampoo_is_the_paper(refresh, largest):
             sides = [side for side in (0, 1) if g.shape[side] <= largest]
             for side in sides:
                 sums[place, side] = sums.get((place, side), 0) + outers[side]
-                if number % refresh == 0:
+                if number % refresh == 0 or number < refresh:
                     roots[place, side] = power(sums[place, side], -1 / (2 * len(sides)), epsilon)
             left, right = (roots.get((place, side), np.eye(g.shape[side])) for side in (0, 1))
             steps.append(left @ g @ right)
@@ -260,7 +260,7 @@ def test_soap_is_the_paper(refresh):
             if g.ndim == 2:
                 outers = (g @ g.T, g.T @ g)
                 if sides is None:
-                    sides = [(outer, np.linalg.eigh(outer)[1]) for outer in outers]
+                    sides = [(outer, np.linalg.eigh(outer)[1][:, ::-1]) for outer in outers]
                 else:
                     sides = [(b2 * s + (1 - b2) * o, q) for (s, q), o in zip(sides, outers, strict=True)]
                 bases = [q for _, q in sides]

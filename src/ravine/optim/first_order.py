@@ -46,7 +46,7 @@ class Transform(Direction):
 
     def _made(self) -> optax.GradientTransformation:
         make = self.transformation
-        return make if isinstance(make, tuple) else make(**self.settings)
+        return make if isinstance(make, optax.GradientTransformation) else make(**self.settings)
 
     def init(self, objective: Objective, theta: Vector) -> PyTree:
         return self._made().init(objective.layout.unravel(theta))

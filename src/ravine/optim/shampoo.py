@@ -49,8 +49,8 @@ class Shampoo(Direction):
 
     Where one side alone has a matrix, its power is −1/2.
 
-    **Arguments:** `epsilon`; `refresh`, steps between two computations of the roots; `largest`, of a side with a
-    matrix.
+    **Arguments:** `epsilon`; `refresh`, steps between two computations of the roots, after as many with one each;
+    `largest`, of a side with a matrix.
 
     **Cost:** 4pq(p + q) flops a step for a p×q matrix, and two eigenvalue decompositions (about 20(p³ + q³) flops) a
     refresh; 2(p² + q²) numbers.
@@ -89,7 +89,8 @@ class Shampoo(Direction):
         key: RandomKey,
     ) -> tuple[Line, tuple[Array, list[_Leaf]]]:
         count, leaves = state
-        due, steps, kept = count % self.refresh == 0, [], []
+        # While the sums are young a root is soon too large for the gradients that come.
+        due, steps, kept = (count % self.refresh == 0) | (count < self.refresh), [], []
         for leaf, grad in zip(leaves, matrices(lin.objective, lin.grad), strict=True):
             if leaf.squares is not None:
                 squares = leaf.squares + grad**2
@@ -189,7 +190,8 @@ class SOAP(Direction):
             return None
         outer = _product(grad, grad.T)
         mean = jnp.where(count == 0, outer, self.b2 * side.sum + (1 - self.b2) * outer)
-        basis = lax.cond(count == 0, lambda: jnp.linalg.eigh(mean)[1], lambda: side.made)
+        # From the largest eigenvalue down: orthogonal iteration spoils all columns after one that it maps to zero.
+        basis = lax.cond(count == 0, lambda: jnp.linalg.eigh(mean)[1][:, ::-1], lambda: side.made)
         return _Side(mean, basis)
 
     def _turned(self, side: _Side | None, count: Array) -> _Side | None:

@@ -13,7 +13,7 @@ from ravine._types import Array, Batch, PyTree, RandomKey, Scalar, Vector
 from ravine.objective import Linearisation, Objective
 from ravine.optim.gauss_newton import GaussNewton, Solver, Space
 from ravine.optim.optimizer import Direction
-from ravine.optim.path import Line, Previous
+from ravine.optim.path import Iterative, Line, Previous
 from ravine.optim.quasi_newton import LBFGS
 from ravine.optim.variance_reduction import drawn
 from ravine.terms import Minibatch
@@ -322,6 +322,7 @@ class HeldOut(Direction):
         factor = jnp.where(previous.failed, 10.0, jnp.where(known, factor, 1.0)).astype(theta.dtype)
         damping = jnp.clip(state.damping * factor, self.floor * jnp.finfo(theta.dtype).eps, 1e12)
         path, _ = self._inner()(lin, theta, None, previous, key=key)
+        assert isinstance(path, Iterative)
         step, work = path.attempt(damping)
         slope, bend = jnp.dot(lin.grad, step), jnp.sum(lin.jvp(step) ** 2)
         work = path.work + path.trial + work + Work(evaluations=1, products=1)
