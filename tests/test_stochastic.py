@@ -1,6 +1,7 @@
 """First-order methods for noise: those of Optax, rates from norms, growing batches, averages, matrices."""
 
 import functools
+import inspect
 
 import jax
 import jax.numpy as jnp
@@ -69,6 +70,39 @@ def test_presets_are_those_of_optax(method):
     ours, theirs = SAME[method]
     thetas, objective = walked(ours)
     np.testing.assert_allclose(thetas[-1], objective.flatten(by_optax(theirs)), rtol=1e-10, atol=1e-12)
+
+
+CORE = [
+    "adabelief", "adadelta", "adafactor", "adagrad", "adam", "adamax", "adamaxw", "adamw", "adan", "amsgrad",
+    "fromage", "lamb", "lars", "lbfgs", "lion", "nadam", "nadamw", "novograd", "optimistic_gradient_descent",
+    "polyak_sgd", "radam", "rmsprop", "rprop", "sgd", "sign_sgd", "sm3", "yogi",
+]  # fmt: skip
+CONTRIB = [
+    "acprop", "ademamix", "adopt", "cocob", "dadapt_adamw", "dog", "dowg", "madgrad", "momo", "momo_adam",
+    "muon", "prodigy", "schedule_free_adamw", "schedule_free_sgd", "simplified_ademamix", "sophia",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [*CORE, *CONTRIB])
+def test_everything_in_optax_goes_through_one_adapter(name):
+    """Two steps equal those of a loop by hand that passes whatever any of them asks for."""
+    make = getattr(optax if name in CORE else optax.contrib, name)
+    first = next(iter(inspect.signature(make).parameters))
+    transformation = make(0.05) if "learning_rate" in first else make()
+    objective, theta = rv.Objective.from_loss(loss, START)
+    optimizer = rv.from_optax(transformation)
+    ours, theirs = optimizer.init(objective, theta), transformation.init(START)
+    params, value_of = START, lambda p: loss(p, 0.4)
+    update = optax.with_extra_args_support(transformation).update
+    for _ in range(2):
+        theta, ours, _ = optimizer.step(objective, theta, ours, 0.4, key=cases.KEY)
+        value, grad = jax.value_and_grad(value_of)(params)
+        with jax.numpy_dtype_promotion("standard"):
+            extra = {"value": value, "grad": grad, "value_fn": value_of, "obj_fn": value_of}
+            updates, theirs = update(grad, theirs, params, **extra)
+            params = optax.apply_updates(params, updates)
+    np.testing.assert_allclose(theta, objective.flatten(params), rtol=1e-9, atol=1e-12)
+    assert np.isfinite(theta).all()
 
 
 def test_schedule_free_is_that_of_optax_at_the_average():

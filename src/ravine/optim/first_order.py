@@ -35,8 +35,8 @@ class Transform(Direction):
     **Arguments:** `transformation`, or a function that makes one from `settings`, numbers by name. It is called inside
     the step, so that other numbers compile nothing; Optax alone would hide them in a closure.
 
-    Value, gradient and value function are passed on, so that transformations with a line search of their own get what
-    they need. **Cost:** that of the transformation.
+    Value, gradient and value function are passed on, so that transformations with a line search or estimates of
+    curvature of their own get what they need (what that costs is not counted). **Cost:** that of the transformation.
 
     DeepMind et al., *The DeepMind JAX Ecosystem* (Optax), 2020.
     """
@@ -49,7 +49,8 @@ class Transform(Direction):
         return make if isinstance(make, optax.GradientTransformation) else make(**self.settings)
 
     def init(self, objective: Objective, theta: Vector) -> PyTree:
-        return self._made().init(objective.layout.unravel(theta))
+        with jax.numpy_dtype_promotion("standard"):
+            return self._made().init(objective.layout.unravel(theta))
 
     def __call__(
         self, lin: Linearisation, theta: Vector, state: PyTree, previous: Previous, *, key: RandomKey
@@ -63,9 +64,8 @@ class Transform(Direction):
         # Optax mixes its integer step count with floats, which strict promotion would forbid.
         with jax.numpy_dtype_promotion("standard"):
             update = optax.with_extra_args_support(self._made()).update
-            updates, new = update(
-                gradient, state, layout.unravel(theta), value=lin.value, grad=gradient, value_fn=value_of
-            )
+            extra = {"value": lin.value, "grad": gradient, "value_fn": value_of, "obj_fn": value_of}
+            updates, new = update(gradient, state, layout.unravel(theta), **extra)
         # Settings come in the precision of the vector, and would widen the memory of narrower leaves.
         if self.settings:
             new = jax.tree.map(lambda leaf, old: jnp.asarray(leaf, jnp.result_type(old)), new, state)
