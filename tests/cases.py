@@ -190,6 +190,21 @@ def walk(optimizer, objective, theta, batch, steps: int, *, stop=lambda theta, i
     return thetas, infos
 
 
+@eqx.filter_jit
+def stream(optimizer, objective, theta, sampler, steps: int, key=KEY):
+    """The thetas (start included) and infos of `steps` steps, each on the next batch of a sampler; one program."""
+
+    def body(carry, number):
+        theta, state, points = carry
+        batch, points = sampler.sample(points)
+        theta, state, info = optimizer.step(objective, theta, state, batch, key=jax.random.fold_in(key, number))
+        return (theta, state, points), (theta, info)
+
+    start = theta, optimizer.init(objective, theta), sampler.init(key)
+    _, (thetas, infos) = jax.lax.scan(body, start, jnp.arange(steps))
+    return jnp.concatenate([theta[None], thetas]), infos
+
+
 def bowl(x, a):
     """½ (x − 1)ᵀA(x − 1)."""
     return jnp.dot(x - 1, a @ (x - 1)) / 2
@@ -253,11 +268,31 @@ DESCENT = [
     name for name, method in rv.METHODS.items() if name not in BLIND and not isinstance(method().search, rv.NonMonotone)
 ]
 
+# Methods that ask for batches which know their samples: not for points of a domain, nor made by hand.
+SAMPLED = [name for name, method in rv.METHODS.items() if "samples" in method.needs]
+
 # Rates at which the methods without a search go down on the problems above.
 OPTIMIZERS: dict[str, Callable[[], rv.Optimizer]] = {
     **rv.METHODS,
     "adam": lambda: rv.adam(2e-2),
     "sgd": lambda: rv.sgd(5e-2, momentum=0.9),
+    "adagrad": lambda: rv.adagrad(0.2),
+    "rmsprop": lambda: rv.rmsprop(1e-2),
+    "amsgrad": lambda: rv.amsgrad(2e-2),
+    "adamw": lambda: rv.adamw(2e-2),
+    "nadam": lambda: rv.nadam(2e-2),
+    "adabelief": lambda: rv.adabelief(2e-2),
+    "lion": lambda: rv.lion(5e-3),
+    "muon": lambda: rv.muon(5e-2),
+    "svrg": lambda: rv.svrg(0.1),
+    "saga": lambda: rv.saga(0.1),
+    "sarah": lambda: rv.sarah(0.1),
+    "storm": lambda: rv.storm(0.1),
+    "growing_batch": lambda: rv.growing_batch(0.2),
+    "asgd": lambda: rv.asgd(0.3),
+    "schedule_free": lambda: rv.schedule_free(5e-2),
+    "soap": lambda: rv.soap(2e-2),
+    "sophia": lambda: rv.sophia(2e-2),
 }
 
 

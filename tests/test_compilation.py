@@ -54,6 +54,7 @@ def problem(*, weight=1.0, width=3, redraw=False):
 METHODS = {
     "adam": (rv.adam, {"rate": 3e-3}),
     "sgd": (rv.sgd, {"rate": 3e-4}),
+    "adamw": (rv.adamw, {"rate": 3e-3, "b1": 0.8, "decay": 1e-2}),
     "gradient_descent": (rv.gradient_descent, {"rate": 1e-3}),
     "polyak": (rv.polyak, {"lower": -1.0}),
     "heavy_ball": (rv.heavy_ball, {"momentum": 0.8}),

@@ -75,6 +75,18 @@ def test_first_order_methods_on_two_devices_follow_those_on_one():
     """)
 
 
+def test_methods_for_data_follow_on_two_devices():
+    run("""
+    problem = rv.problems.make("logistic", samples=40, features=4, batch=9)
+    for method in (rv.svrg(0.1), rv.saga(0.1), rv.sqn(0.1, every=2), rv.stochastic_levenberg_marquardt()):
+        ends = [
+            rv.train(problem, rv.Phase(method, steps=6), key=jax.random.key(0), devices=devices).theta
+            for devices in (1, 2)
+        ]
+        np.testing.assert_allclose(np.asarray(ends[1]), np.asarray(ends[0]), rtol=1e-7, atol=1e-9)
+    """)
+
+
 def test_a_run_on_two_devices_resumes_bit_for_bit(tmp_path):
     run(f"""
     import dataclasses

@@ -260,3 +260,64 @@ def test_rad_needs_a_score():
     sampler = rv.RAD(rv.Sobol(BOX, pde=4)).bind({"pde": "interior"}, np.dtype(float))
     with pytest.raises(ValueError, match="RAD: needs a score"):
         sampler.sample(sampler.init(cases.KEY))
+
+
+# ----------------------------------------------------------------------------------------- batches that know their data
+
+
+DATA = {"data": (jnp.arange(13.0), 10 * jnp.arange(13.0))}
+
+
+@pytest.mark.parametrize("sampler", [
+    rv.Minibatches(DATA, size=4), rv.Minibatches(DATA, size=4, replace=True), rv.Overlapping(DATA, size=5, overlap=2),
+    rv.Overlapping(DATA, size=5, overlap=4), rv.Constant(DATA),
+], ids=["shuffled", "replaced", "overlapping", "mostly", "constant"])  # fmt: skip
+def test_batches_say_which_samples_they_hold(sampler):
+    assert sampler.samples == 13
+    for batch in given_out(sampler, 9):
+        for part, whole in zip(batch["data"], DATA["data"], strict=True):
+            np.testing.assert_array_equal(part, np.asarray(whole)[batch.indices])
+        jax.tree.map(np.testing.assert_array_equal, batch.whole, jax.device_get(DATA))
+
+
+def test_with_replacement_every_sample_is_as_likely():
+    """Independent draws: a batch of all samples' number holds 1 − 1/e of them; shares are even."""
+    sampler = rv.Minibatches({"data": jnp.arange(20)}, size=20, replace=True)
+    batches = [np.asarray(batch.indices) for batch in given_out(sampler, 400)]
+    assert np.mean([len(set(batch)) for batch in batches]) == pytest.approx(20 * (1 - (1 - 1 / 20) ** 20), rel=0.02)
+    counts = np.bincount(np.concatenate(batches), minlength=20)
+    assert (np.abs(counts - 400) < 5 * np.sqrt(400)).all()
+
+
+@pytest.mark.parametrize("size,overlap", [(5, 2), (5, 4), (6, 6), (13, 1)])
+def test_overlapping_batches_share_what_they_say(size, overlap):
+    batches = given_out(rv.Overlapping(DATA, size=size, overlap=overlap), 30)
+    for before, after in itertools.pairwise(batches):
+        assert after.shared == overlap
+        np.testing.assert_array_equal(after.indices[:overlap], before.indices[size - overlap :])
+    new = size - overlap
+    if new:  # each sample at most once in the new ones of an epoch
+        for epoch in range(30 // (13 // new)):
+            part = batches[epoch * (13 // new) : (epoch + 1) * (13 // new)]
+            fresh = np.concatenate([batch.indices[overlap:] for batch in part])
+            assert len(set(fresh)) == len(fresh)
+
+
+def test_the_state_of_a_sampler_holds_no_data():
+    """What a run saves is a batch and not the data."""
+    sampler = rv.Overlapping({"data": jnp.zeros((1000, 3))}, size=4, overlap=2)
+    for made in (sampler, rv.Minibatches({"data": jnp.zeros((1000, 3))}, size=4)):
+        _, state = made.sample(made.init(cases.KEY))
+        assert max(leaf.shape[0] for leaf in jax.tree.leaves(state.batch)) == 4
+
+
+@pytest.mark.parametrize("overlap", [0, 6])
+def test_an_overlap_lies_within_a_batch(overlap):
+    with pytest.raises(ValueError, match=r"^Overlapping: the overlap"):
+        rv.Overlapping(DATA, size=5, overlap=overlap)
+
+
+def test_data_without_common_samples_have_no_indices():
+    batch = given_out(rv.Constant({"a": jnp.ones(3), "b": jnp.ones(4)}), 1)[0]
+    assert batch.indices is None
+    assert batch.whole is not None

@@ -20,7 +20,7 @@ from ravine._types import Array, Batch, Matrix, Model, PyTree, Rows, Scalar, Squ
 from ravine.layout import Layout
 from ravine.linalg import gram, symmetric_product
 from ravine.pieces import Piece, blocked_kernel
-from ravine.terms import Term, Weighted, identity, squared
+from ravine.terms import Term, Weighted, identity, points_of, squared
 
 # Bytes up to which a Jacobian is stored whole when only its kernel is wanted.
 STORED = 2**30
@@ -42,6 +42,7 @@ class Objective(eqx.Module):
     block: int | None = eqx.field(static=True)
     bare: bool = eqx.field(static=True)
     mesh: Mesh | None = eqx.field(static=True, default=None)
+    samples: int | None = eqx.field(static=True, default=None)  # in the data, where points are drawn from data
 
     def over(self, mesh: Mesh | None) -> "Objective":
         """The same objective with the points of every term shared out over the devices of a one-axis mesh.
@@ -120,6 +121,7 @@ class Objective(eqx.Module):
 
         **Raises:** `KeyError` when the batch has none, `ValueError` when it is empty or its leading axes differ.
         """
+        batch = points_of(batch)
         if self.bare:
             return batch, None
         if term.name not in batch:

@@ -2,7 +2,8 @@
 
 A sampler knows a domain and how many points each term gets; it knows nothing of objectives. `init(key)` draws the
 first points; `sample(state, score)` gives the batch of the next step, and draws anew when it is due. Composition is by
-value: `Redrawn(Sobol(...), every=100)`, `RAD(Sobol(...), every=20)`.
+value: `Redrawn(Sobol(...), every=100)`, `RAD(Sobol(...), every=20)`. Batches drawn from data say which samples they
+hold (`Minibatch`).
 """
 
 import math
@@ -15,8 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.stats import qmc
 
-from ravine._types import Array, Batch, Count, Float, PyTree, RandomKey, Rows
+from ravine._types import Array, Batch, Count, Float, Int, PyTree, RandomKey, Rows
 from ravine.domains import Region
+from ravine.terms import Minibatch
 
 Score = Callable[[str, Any], Rows]  # (term name, points) -> φ at each point
 
@@ -40,6 +42,11 @@ class Sampler(eqx.Module):
         """The sampler that knows which region each term lives in. Called by `Problem`."""
         del regions, dtype
         return self
+
+    @property
+    def samples(self) -> int | None:
+        """How many samples the data hold, of which batches are drawn; None for points of a domain."""
+        return None
 
     def init(self, key: RandomKey) -> SamplerState:
         """The state with the first points drawn."""
@@ -295,16 +302,23 @@ class Constant(Sampler):
 
     batch: Batch
 
+    @property
+    def samples(self) -> int | None:
+        counts = {leaf.shape[0] if jnp.ndim(leaf) else 0 for leaf in jax.tree.leaves(self.batch)}
+        return counts.pop() or None if len(counts) == 1 else None
+
     def draw(self, key: RandomKey) -> Batch:
         return self.batch
 
+    def sample(self, state: SamplerState, score: Score | None = None) -> tuple[Batch, SamplerState]:
+        count = self.samples
+        indices = None if count is None else jnp.arange(count)
+        batch = Minibatch(state.batch, indices, state.batch, shared=count or 0)
+        return batch, SamplerState(state.batch, state.key, state.count + 1)
 
-class Minibatches(Sampler):
-    """Shuffled minibatches of data, one a step: every sample once an epoch, in a new order each time.
 
-    **Arguments:** `data`: term name -> arrays with a common leading axis of samples; `size`: samples in a batch. The
-    samples left over at the end of an epoch (fewer than `size`) wait for the next shuffle.
-    """
+class _Data(Sampler):
+    """Batches of samples of data. Abstract: `choose(key, state) -> indices`."""
 
     data: PyTree
     size: int = eqx.field(static=True)
@@ -313,22 +327,78 @@ class Minibatches(Sampler):
         samples = {leaf.shape[0] for leaf in jax.tree.leaves(data)}
         if len(samples) != 1 or not 1 <= size <= min(samples, default=0):
             raise ValueError(
-                f"Minibatches: the size {size} must lie between 1 and the number of samples, and all data need the "
-                f"same number of samples; found {sorted(samples)}."
+                f"{type(self).__name__}: the size {size} must lie between 1 and the number of samples, and all data "
+                f"need the same number of samples; found {sorted(samples)}."
             )
         self.data, self.size = jax.tree.map(jnp.asarray, data), int(size)
 
-    def draw(self, key: RandomKey) -> Batch:
-        return self._cut(key, jnp.int32(0))
+    @property
+    def samples(self) -> int:
+        return jax.tree.leaves(self.data)[0].shape[0]
 
-    def _cut(self, key: RandomKey, number: Count) -> Batch:
-        samples = jax.tree.leaves(self.data)[0].shape[0]
-        order = jax.random.permutation(key, samples)
-        chosen = jax.lax.dynamic_slice_in_dim(order, number * self.size, self.size)
-        return jax.tree.map(lambda leaf: leaf[chosen], self.data)
+    def take(self, indices: Int[Array, "b"]) -> Batch:
+        """The samples at these places."""
+        return jax.tree.map(lambda leaf: leaf[indices], self.data)
+
+    def shuffled(self, state: SamplerState, count: int) -> Int[Array, "b"]:
+        """The next `count` samples of a stream in which each comes once an epoch."""
+        per_epoch = self.samples // count
+        epoch, number = state.count // per_epoch, state.count % per_epoch
+        order = jax.random.permutation(jax.random.fold_in(state.key, epoch), self.samples)
+        return jax.lax.dynamic_slice_in_dim(order, number * count, count)
+
+
+class Minibatches(_Data):
+    """Shuffled minibatches of data, one a step: every sample once an epoch, in a new order each time.
+
+    **Arguments:** `data`: term name -> arrays with a common leading axis of samples; `size`: samples in a batch. The
+    samples left over at the end of an epoch (fewer than `size`) wait for the next shuffle. With `replace` every sample
+    of every batch is drawn independently of the others, as theory likes it.
+    """
+
+    replace: bool = eqx.field(static=True)
+
+    def __init__(self, data: PyTree, *, size: int, replace: bool = False):
+        super().__init__(data, size=size)
+        self.replace = bool(replace)
+
+    def draw(self, key: RandomKey) -> Batch:
+        return self.take(self._drawn(key) if self.replace else jax.random.permutation(key, self.samples)[: self.size])
+
+    def _drawn(self, key: RandomKey) -> Int[Array, "b"]:
+        return jax.random.randint(key, (self.size,), 0, self.samples)
 
     def sample(self, state: SamplerState, score: Score | None = None) -> tuple[Batch, SamplerState]:
-        per_epoch = jax.tree.leaves(self.data)[0].shape[0] // self.size
-        epoch, number = state.count // per_epoch, state.count % per_epoch
-        batch = self._cut(jax.random.fold_in(state.key, epoch), number)
-        return batch, SamplerState(batch, state.key, state.count + 1)
+        fresh = lambda: self._drawn(jax.random.fold_in(state.key, state.count))
+        indices = fresh() if self.replace else self.shuffled(state, self.size)
+        batch = self.take(indices)
+        return Minibatch(batch, indices, self.data), SamplerState(batch, state.key, state.count + 1)
+
+
+class Overlapping(_Data):
+    """Shuffled minibatches of which each begins with the last `overlap` samples of the one before.
+
+    So that gradient differences can be taken on what two batches share (`multibatch_lbfgs`): Albert Berahas, Jorge
+    Nocedal and Martin Takáč, *A multi-batch L-BFGS method for machine learning*, NeurIPS 2016, section 2.2. The other
+    samples come once an epoch; `overlap = size` keeps one batch for ever.
+    """
+
+    overlap: int = eqx.field(static=True)
+
+    def __init__(self, data: PyTree, *, size: int, overlap: int):
+        super().__init__(data, size=size)
+        if not 1 <= overlap <= size:
+            raise ValueError(f"Overlapping: the overlap {overlap} must lie between 1 and the size of a batch, {size}.")
+        self.overlap = int(overlap)
+
+    def draw(self, key: RandomKey) -> Batch:
+        indices = jax.random.permutation(key, self.samples)[: self.size]
+        return Minibatch(self.take(indices), indices, shared=self.overlap)
+
+    def sample(self, state: SamplerState, score: Score | None = None) -> tuple[Batch, SamplerState]:
+        kept, new = state.batch.indices[self.size - self.overlap :], self.size - self.overlap
+        fresh = self.shuffled(state, new) if new else kept[:0]
+        indices = jnp.concatenate([kept, fresh])
+        batch = Minibatch(self.take(indices), indices, shared=self.overlap)
+        whole = Minibatch(batch.points, indices, self.data, shared=self.overlap)
+        return whole, SamplerState(batch, state.key, state.count + 1)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from ravine._types import Model, PyTree, Rows, Scalar
+from ravine._types import Array, Batch, Int, Model, PyTree, Rows, Scalar
 
 
 def squared(features: PyTree, point: PyTree = None) -> Scalar:
@@ -78,3 +78,26 @@ class Weighted(eqx.Module):
 
     points: PyTree
     weights: Rows
+
+
+class Minibatch(eqx.Module):
+    """A batch that says which samples of a data set it holds. Losses see its `points` alone.
+
+    - `points`: the batch itself, term name -> points.
+    - `indices`: the places of its samples in the data, `(b,)`; None when the data have no common axis of samples.
+    - `whole`: all the data, as a batch; None where they are not at hand. Inside `jit` it is a reference and no copy.
+    - `shared`: how many of its samples, the first ones, the batch before held too.
+    """
+
+    points: Batch
+    indices: Int[Array, "b"] | None
+    whole: Batch = None
+    shared: int = eqx.field(static=True, default=0)
+
+    def __getitem__(self, name: str) -> PyTree:
+        return self.points[name]
+
+
+def points_of(batch: Batch) -> Batch:
+    """What losses see of a batch."""
+    return batch.points if isinstance(batch, Minibatch) else batch

@@ -11,6 +11,7 @@ from ravine._results import Work
 from ravine._types import Array, Batch, Count, PyTree, RandomKey, Scalar, Vector
 from ravine.objective import Objective
 from ravine.optim.path import Along, Found, Previous
+from ravine.terms import points_of
 
 
 class Direction(eqx.Module):
@@ -124,7 +125,7 @@ class Optimizer(eqx.Module):
         work = work + path.work + found.work
         known, y, before, count = None, None, None, state.previous.count + 1
         if found.grad is not None:
-            known = Known(value, found.grad, _fingerprint(objective, after, batch))
+            known = Known(value, found.grad, _fingerprint(objective, after, points_of(batch)))
             y, before = found.grad - lin.grad, lin.grad
         previous = Previous(found.step, y, before, t, found.failed, count, work.rows)
         failures = jnp.where(found.failed, state.failures + 1, 0)
@@ -145,7 +146,7 @@ class Optimizer(eqx.Module):
             lin = objective.linearise(theta, batch)
             return lin, Work(evaluations=1, gradients=1)
         known = state.known
-        holds = known.mark == _fingerprint(objective, theta, batch)
+        holds = known.mark == _fingerprint(objective, theta, points_of(batch))
         value, grad = lax.cond(holds, lambda: (known.value, known.grad), lambda: objective.value_and_grad(theta, batch))
         spent = jnp.where(holds, 0, 1)
         return objective.linearise(theta, batch, value=value, grad=grad), Work(spent, spent)

@@ -120,7 +120,7 @@ class Problem:
         model = self.model(key)
         objective, theta = Objective.from_terms(self.terms, model, block=block)
         sampler = self.sampler.bind({term.name: term.region for term in self.terms}, theta.dtype)
-        return objective, theta, sampler
+        return dataclasses.replace(objective, samples=sampler.samples), theta, sampler
 
     def error(self, objective: Objective, theta: Vector) -> Scalar | None:
         """The relative error of the model with parameters `theta`, or None when nothing is known. For use in `jit`."""

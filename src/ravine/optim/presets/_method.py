@@ -21,10 +21,11 @@ Family = Literal[
 #   residuals      every loss is ½‖F‖²
 #   curvature      some loss is convex in its features, so that there is a Gauss–Newton matrix
 #   same points    memory or searches compare losses on the same points: hold them, or use large batches
+#   samples        batches that know which samples of which data they hold: Minibatches, Constant
 #   minibatches    made for noise: with the full batch nothing is gained
 #   layers         the model is made of linear layers that the method can see
 #   double         in float32 it stops far from the end
-Need = Literal["residuals", "curvature", "same points", "minibatches", "layers", "double"]
+Need = Literal["residuals", "curvature", "same points", "samples", "minibatches", "layers", "double"]
 
 
 @dataclasses.dataclass(frozen=True)
