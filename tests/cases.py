@@ -244,7 +244,7 @@ def _poisson() -> rv.Problem:
 PROBLEMS: dict[str, Callable[[], rv.Problem]] = {"fit": _fit, "classes": _classes, "poisson": _poisson}
 
 # Methods whose search accepts no step that goes up.
-DESCENT = [name for name, method in rv.METHODS.items() if not isinstance(method().search, rv.Fixed)]
+DESCENT = [name for name, method in rv.METHODS.items() if not isinstance(method().search, (rv.Fixed, rv.Capped))]
 
 # Rates at which the methods without a search go down on the problems above.
 OPTIMIZERS: dict[str, Callable[[], rv.Optimizer]] = {

@@ -72,6 +72,31 @@ class Armijo(Search):
         return t, found, jnp.where(failed, self.start, jnp.minimum(t * self.growth, self.longest))
 
 
+class Geometric(Search):
+    """The best of t = start, start·shrink, start·shrink², …: a search over a grid, as the authors of ENGD use it.
+
+    Where none of the `trials` points lowers the loss nothing is taken. **Cost:** `trials` evaluations.
+    """
+
+    start: float = 1.0
+    shrink: float = 0.5
+    trials: int = eqx.field(static=True, default=31)
+
+    def init(self, dtype) -> None:
+        return None
+
+    def __call__(self, phi: Along, state: None) -> tuple[Scalar, Found, None]:
+        here, dtype = phi.here.value, phi.theta.dtype
+        grid = jnp.asarray(self.start, dtype) * jnp.asarray(self.shrink, dtype) ** jnp.arange(self.trials, dtype=dtype)
+        values = lax.map(lambda t: phi.value(phi.path(t)), grid)
+        best = jnp.argmin(values)
+        failed = ~(values[best] < here)
+        t = jnp.where(failed, 0, grid[best])
+        step = jnp.where(failed, 0, phi.path(grid[best]))
+        work = Work(self.trials, inner=self.trials - 1)
+        return t, Found(step, jnp.where(failed, here, values[best]), None, work, failed), None
+
+
 class _Trial(eqx.Module):
     """A point on a line with its value and slope."""
 

@@ -8,7 +8,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from ravine.problems.problem import GridReference, ParameterReference, Problem, locate, relative_l2
+from ravine.problems.problem import GridReference, ParameterReference, PointReference, Problem, locate, relative_l2
 
 NAMES = (
     "quadratic",
@@ -16,7 +16,11 @@ NAMES = (
     "logistic",
     "poisson1d",
     "poisson2d",
+    "poisson5d",
+    "poisson10d",
+    "poisson100d",
     "burgers",
+    "burgers_smooth",
     "allen_cahn",
     "convection",
     "reaction",
@@ -57,6 +61,7 @@ __all__ = [
     "NAMES",
     "GridReference",
     "ParameterReference",
+    "PointReference",
     "Problem",
     "factory",
     "locate",

@@ -8,23 +8,36 @@ from ravine.optim.presets.gauss_newton import (
     levenberg_marquardt,
     matrix_free_gauss_newton,
 )
+from ravine.optim.presets.natural_gradient import (
+    NATURAL_GRADIENT,
+    anagram,
+    energy_natural_gradient,
+    natural_gradient,
+    sketched_gauss_newton,
+    spring,
+)
 from ravine.optim.presets.quasi_newton import QUASI_NEWTON, bfgs, lbfgs, ssbfgs, ssbroyden
 from ravine.optim.presets.stochastic import STOCHASTIC, sgd
 
-METHODS: dict[str, Method] = {**FIRST_ORDER, **STOCHASTIC, **QUASI_NEWTON, **GAUSS_NEWTON}
+METHODS: dict[str, Method] = {**FIRST_ORDER, **STOCHASTIC, **QUASI_NEWTON, **GAUSS_NEWTON, **NATURAL_GRADIENT}
 
 __all__ = [
     "METHODS",
     "Method",
     "adam",
+    "anagram",
     "bfgs",
+    "energy_natural_gradient",
     "from_optax",
     "gauss_newton",
     "gradient_descent",
     "lbfgs",
     "levenberg_marquardt",
     "matrix_free_gauss_newton",
+    "natural_gradient",
     "sgd",
+    "sketched_gauss_newton",
+    "spring",
     "ssbfgs",
     "ssbroyden",
 ]
