@@ -143,7 +143,8 @@ def along(loss, direction):
 def test_capped_rate():
     """min(rate, longest/‖d‖), schedules included; what is not finite is not taken."""
     phi = along(lambda x, _: jnp.sum(x**2), jnp.array([3.0, 4.0]))
-    for rate, longest, expected in ((0.1, 1.0, 0.1), (0.1, 0.25, 0.05), (lambda step: 1 / (1.0 + step), 10.0, 1.0)):
+    falling = lambda step: 1 / (1.0 + step.astype(float))
+    for rate, longest, expected in ((0.1, 1.0, 0.1), (0.1, 0.25, 0.05), (falling, 10.0, 1.0)):
         search = rv.Capped(rate, longest)
         t, found, state = search(phi, search.init(jnp.dtype(float)))
         np.testing.assert_allclose(t, expected)
@@ -173,7 +174,7 @@ def test_geometric_search_takes_the_best_of_the_grid():
 def test_energy_natural_gradient_on_a_ritz_energy_is_newton():
     """A quadratic energy with a model that is linear in its parameters: JᵀJ is the Hessian, and one step the end."""
 
-    basis = lambda c, z: jnp.sum(c * jnp.sin(jnp.arange(1, 5) * jnp.pi * z[0]))
+    basis = lambda c, z: jnp.sum(c * jnp.sin(jnp.arange(1.0, 5.0) * jnp.pi * z[0]))
     features = lambda c, z: jax.grad(lambda at: basis(c, at))(z)
     energy = lambda features, z: jnp.sum(features**2) / 2
     # −u″ = f has the energy ½∫u′² − ∫fu; f and u belong together in the loss: linear in the features.

@@ -18,7 +18,7 @@ from ravine._results import Work
 from ravine._types import Array, Count, Float, Int, Matrix, RandomKey, Scalar, Vector
 from ravine.blocks import on_first
 from ravine.linalg import gram
-from ravine.objective import Linearisation, Objective
+from ravine.objective import STORED, Linearisation, Objective
 from ravine.optim.optimizer import Direction, Search
 from ravine.optim.path import Along, Found, Line, Path, Previous
 from ravine.pieces import Piece
@@ -50,13 +50,20 @@ class Cosine(eqx.Module):
 
     def shrink(self, rows: Float[Array, "*m n"]) -> Float[Array, "*m s"]:
         """A P, or Pᵀv of one vector."""
-        return dct((rows * self.signs)[..., self.order], norm="ortho")[..., : self.size]
+        signed = rows * jnp.broadcast_to(self.signs, rows.shape)
+        return _dct(signed[..., self.order])[..., : self.size]
 
     def expand(self, y: Float[Array, "s"]) -> Vector:
         """P y."""
         count = self.order.shape[0]
-        mixed = idct(jnp.zeros(count, y.dtype).at[: self.size].set(y), norm="ortho")
+        mixed = _dct(jnp.zeros(count, y.dtype).at[: self.size].set(y), inverse=True)
         return jnp.zeros_like(mixed).at[self.order].set(mixed) * self.signs
+
+
+def _dct(x: Array, *, inverse: bool = False) -> Array:
+    """The orthonormal DCT-II along the last axis, or its inverse; JAX mixes shapes and types inside."""
+    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+        return (idct if inverse else dct)(x, norm="ortho")
 
 
 class Whole(eqx.Module):
@@ -166,11 +173,15 @@ class Spectrum:
     def lift(self, weights: Vector) -> Vector:
         """−Σ w_i c_i v_i. **Cost:** 2ks flops, for k values in s dimensions."""
 
-        def combine(kept, z):
-            return (), kept[0] @ z
+        def combine(_, basis, z):
+            return (), basis[0] @ z
 
         y = on_first(self.mesh, combine, (), self.basis, weights * self.raw)[1]
-        return -(self.lin.vjp(y) if self.kernel else self.right.expand(y))
+        if not self.kernel:
+            return -self.right.expand(y)
+        # Many products with Jᵀ follow, and J was stored for its kernel unless it is too large.
+        stored = self.lin.rows * self.lin.theta.shape[0] * y.dtype.itemsize <= STORED
+        return -(y @ self.lin.jacobian() if stored else self.lin.vjp(y))
 
 
 def _factorise(solver: Factorisation) -> Callable:

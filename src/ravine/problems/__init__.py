@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ravine.problems.problem import GridReference, ParameterReference, PointReference, Problem, locate, relative_l2
+from ravine.problems.stages import next_stage
 
 NAMES = (
     "quadratic",
@@ -66,5 +67,6 @@ __all__ = [
     "factory",
     "locate",
     "make",
+    "next_stage",
     "relative_l2",
 ]
