@@ -40,7 +40,7 @@ def test_exact_solution_satisfies_the_equation(name):
     """The residual of the exact solution vanishes; that of another function does not."""
     options, u = EXACT[name]
     problem = small(name, **options)
-    sampler = problem.sampler.bind({"pde": "interior"}, np.dtype(float))
+    sampler = problem.sampler.bind({term.name: term.region for term in problem.terms}, np.dtype(float))
     points = sampler.init(cases.KEY).batch["pde"]
     features = problem.terms[0].features
     residual = jax.jit(lambda x: jax.vmap(lambda z: features(u, z))(x))(points)

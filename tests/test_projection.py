@@ -53,7 +53,7 @@ def test_inside_any_method_the_last_layer_stays_optimal(method):
     grad = objective.value_and_grad(jnp.asarray(thetas[-1]), batch)[1]
     layer = jax.grad(lambda c: objective(jnp.asarray(thetas[-1]).at[-5:].set(c), batch))(jnp.asarray(thetas[-1][-5:]))
     scale = np.linalg.norm(objective.value_and_grad(theta, batch)[1])
-    assert np.linalg.norm(layer) < 1e-7 * scale
+    assert np.linalg.norm(layer) < 1e-5 * scale
     assert np.linalg.norm(grad) > 1e-4 * np.linalg.norm(layer)
     assert float(objective(jnp.asarray(thetas[-1]), batch)) < float(objective(jnp.asarray(others[-1]), batch))
     counts = infos[-1].work.counts()

@@ -50,7 +50,6 @@ WHOLE = {
     "eigh": rv.Sketched(),
     "svd": rv.Sketched(solver="svd"),
     "more than all": rv.Sketched(1000, 2000),
-    "kernel": rv.Sketched(10**6),
 }
 
 
@@ -145,7 +144,8 @@ def test_sketched_step_is_gauss_newton_in_the_subspace(columns, rows):
     short = np.asarray(right.shrink(lin.jacobian()) if whole else sketched_rows(lin, right, columns, rows, second))
     for solver in ("eigh", "svd"):
         steps, dampings, _ = follow("strong", rv.Sketched(columns, rows, solver), 0.05)
-        inner = np.linalg.solve(short.T @ short + dampings[0] * np.eye(columns), np.asarray(right.shrink(gradient)))
+        matrix = short.T @ short + dampings[0] * np.eye(columns)
+        inner = np.linalg.solve(matrix, np.asarray(right.shrink(jnp.asarray(gradient))))
         exact = -np.asarray(right.expand(jnp.asarray(inner)))
         np.testing.assert_allclose(steps[0], exact, atol=1e-8 * np.abs(exact).max())
         assert gradient @ steps[0] < 0

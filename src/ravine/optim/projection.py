@@ -64,9 +64,11 @@ class Projecting(Search):
         chosen = linear_leaves(phi.objective, self.where)
         bent = Along(phi.objective, phi.theta, phi.batch, Bent(phi, chosen), phi.here)
         t, found, state = self.inner(bent, state)
-        # One projection with each evaluation: so many rows, of the last layer only, and one evaluation more.
-        trials = jnp.maximum(found.work.evaluations, 1)
-        work = found.work + Work(evaluations=trials, rows=trials * phi.objective.size(phi.batch))
+        # One projection with each evaluation of the search, or, where it evaluates nothing, with each of its points, as
+        # `Bent.trial` counts them: so many rows, of the last layer only, and an evaluation.
+        trials = found.work.evaluations
+        own = 0 if found.value is None else trials
+        work = found.work + Work(evaluations=own, rows=trials * phi.objective.size(phi.batch))
         return t, Found(found.step, found.value, found.grad, work, found.failed), state
 
 
@@ -75,7 +77,7 @@ class Bent:
 
     def __init__(self, phi: Along, chosen: tuple[int, ...]):
         self.phi, self.path, self.chosen = phi, phi.path, chosen
-        self.work, self.trial = phi.path.work, phi.path.trial
+        self.work, self.trial = phi.path.work, phi.path.trial + Work(evaluations=1)
         self._last: tuple[Any, Any] = (None, None)
 
     def __call__(self, t: Scalar) -> Vector:
@@ -110,7 +112,8 @@ def project(objective: Objective, theta: Vector, batch: Any, chosen: tuple[int, 
     matrix, residual = _layer_rows(objective, parts, batch, chosen)
 
     def solve(_, matrix, residual):
-        shift = jnp.finfo(matrix.dtype).eps * jnp.sum(matrix**2) / matrix.shape[1]
+        # Just above rounding, so that units that do the same share their weight.
+        shift = (32 * jnp.finfo(matrix.dtype).eps) ** 2 * jnp.sum(matrix**2)
         return (), solve_qr(*damped_qr(matrix, shift), residual)
 
     change = -on_first(objective.mesh, solve, (), matrix, residual)[1]

@@ -12,6 +12,9 @@ from ravine._types import Array, Callable, Count, PyTree, Scalar
 from ravine.optim.optimizer import Search
 from ravine.optim.path import Along, Found
 
+# A loss is known to so many units of its last place: less is no decrease.
+ROUNDING = 32
+
 
 class Fixed(Search):
     """A learning rate: t = rate, or t = rate(step number) for a schedule. Evaluates nothing."""
@@ -86,15 +89,21 @@ class Geometric(Search):
         return None
 
     def __call__(self, phi: Along, state: None) -> tuple[Scalar, Found, None]:
-        here, dtype = phi.here.value, phi.theta.dtype
-        grid = jnp.asarray(self.start, dtype) * jnp.asarray(self.shrink, dtype) ** jnp.arange(self.trials, dtype=dtype)
-        values = lax.map(lambda t: phi.value(phi.path(t)), grid)
-        best = jnp.argmin(values)
-        failed = ~(values[best] < here)
-        t = jnp.where(failed, 0, grid[best])
-        step = jnp.where(failed, 0, phi.path(grid[best]))
+        value, dtype = phi.here.value, phi.theta.dtype
+        zero, shrink = jnp.zeros((), dtype), jnp.asarray(self.shrink, dtype)
+        grid = jnp.asarray(self.start, dtype) * shrink ** jnp.arange(self.trials, dtype=dtype)
+
+        def trial(number, best):
+            t = grid[number]
+            step = phi.path(t)
+            there = phi.value(step)
+            return _choose(there < best[0], (there, t, step), best)
+
+        enough = value - ROUNDING * jnp.finfo(dtype).eps * jnp.abs(value)
+        there, t, step = lax.fori_loop(0, self.trials, trial, (enough, zero, jnp.zeros_like(phi.theta)))
+        failed = ~(there < enough)
         work = Work(self.trials, inner=self.trials - 1)
-        return t, Found(step, jnp.where(failed, here, values[best]), None, work, failed), None
+        return t, Found(step, jnp.where(failed, value, there), None, work, failed), None
 
 
 class _Trial(eqx.Module):

@@ -21,6 +21,7 @@ from ravine.linalg import gram
 from ravine.objective import STORED, Linearisation, Objective
 from ravine.optim.optimizer import Direction, Search
 from ravine.optim.path import Along, Found, Line, Path, Previous
+from ravine.optim.search import ROUNDING
 from ravine.pieces import Piece
 
 Factorisation = Literal["eigh", "svd"]
@@ -170,7 +171,7 @@ class Spectrum:
         self.floor = (eps if solver == "eigh" else (10 * eps) ** 2) * largest + jnp.finfo(dtype).tiny
         self.coefficients = jnp.sqrt(self.values) * self.raw if self.kernel else self.raw
 
-    def lift(self, weights: Vector) -> Vector:
+    def lift(self, weights: Float[Array, "k"]) -> Vector:
         """−Σ w_i c_i v_i. **Cost:** 2ks flops, for k values in s dimensions."""
 
         def combine(_, basis, z):
@@ -381,13 +382,14 @@ class Probe(Search):
 
     def __call__(self, phi: Along, state: _ProbeState) -> tuple[Scalar, Found, _ProbeState]:
         dtype, value, path = phi.theta.dtype, phi.here.value, phi.path
+        enough = value - ROUNDING * jnp.finfo(dtype).eps * jnp.abs(value)
         accept = jnp.where(state.late, self.late, self.accept).astype(dtype)
         spread = jnp.log(jnp.asarray(self.spread, dtype))
         factors = jnp.exp(jnp.linspace(-spread, spread, self.probes, dtype=dtype))
 
         def again(carry):
             rounds, _, _, best, _, _ = carry
-            return (rounds < self.rounds) & ~(best < value)
+            return (rounds < self.rounds) & ~(best < enough)
 
         def probe(carry):
             rounds, radius = carry[:2]
@@ -407,9 +409,9 @@ class Probe(Search):
         rounds, radius, aim, best, t, step = lax.while_loop(again, probe, start)
         aimed = path(aim)
         there = phi.value(aimed)
-        take = there < value
+        take = there < enough
         t, step, best = jnp.where(take, aim, t), jnp.where(take, aimed, step), jnp.where(take, there, best)
-        failed = ~(best < value)
+        failed = ~(best < enough)
         step, best = jnp.where(failed, 0, step), jnp.where(failed, value, best)
         # No longer than the step itself, which may not fill the radius.
         radius = jnp.where(failed, radius, jnp.minimum(t, jnp.linalg.norm(step)))

@@ -87,9 +87,9 @@ class Capped(Search):
 
     def __call__(self, phi: Along, state: Count) -> tuple[Scalar, Found, Count]:
         rate = self.rate(state) if callable(self.rate) else self.rate
-        whole = phi.path(jnp.ones((), phi.theta.dtype))
-        length = jnp.linalg.norm(whole)
+        length = jnp.linalg.norm(phi.path(jnp.ones((), phi.theta.dtype)))
         t = jnp.minimum(jnp.asarray(rate, phi.theta.dtype), self.longest / jnp.where(length > 0, length, 1))
-        usable = jnp.isfinite(length) & jnp.isfinite(phi.here.value)
-        step = jnp.where(usable, t * whole, 0)
-        return t, Found(step, None, None, phi.path.trial, ~usable), state + 1
+        step = phi.path(t)
+        usable = jnp.all(jnp.isfinite(step)) & jnp.isfinite(length) & jnp.isfinite(phi.here.value)
+        step = jnp.where(usable, step, 0)
+        return t, Found(step, None, None, phi.path.trial + phi.path.trial, ~usable), state + 1

@@ -96,7 +96,7 @@ def _scale(problem: Problem, model: Model, network: Callable[[RandomKey], Model]
         return jnp.linalg.norm(lin.residual), jnp.linalg.norm(lin.jvp(jnp.ones_like(theta)))
 
     residual, change = norms(objective, theta, sampler.init(point_key).batch)
-    found = float(residual) / float(change)
+    found = float(residual) / float(change) if change > 0 else np.inf
     if not (np.isfinite(found) and found > 0):
         raise ValueError(
             f"next_stage: no scale can be found from a residual of norm {float(residual)} and a change of norm "
