@@ -270,6 +270,8 @@ DESCENT = [
 
 # Methods that ask for batches which know their samples: not for points of a domain, nor made by hand.
 SAMPLED = [name for name, method in rv.METHODS.items() if "samples" in method.needs]
+# Methods whose search accepts no step that goes up.
+DESCENT = [name for name, method in rv.METHODS.items() if not isinstance(method().search, (rv.Fixed, rv.Capped))]
 
 # Rates at which the methods without a search go down on the problems above.
 OPTIMIZERS: dict[str, Callable[[], rv.Optimizer]] = {
@@ -293,6 +295,7 @@ OPTIMIZERS: dict[str, Callable[[], rv.Optimizer]] = {
     "schedule_free": lambda: rv.schedule_free(5e-2),
     "soap": lambda: rv.soap(2e-2),
     "sophia": lambda: rv.sophia(2e-2),
+    "spring": lambda: rv.spring(ridge=1e-2),
 }
 
 

@@ -53,7 +53,9 @@ def test_every_part_of_a_linearisation_is_the_same_on_two_devices():
 
 def test_training_on_two_devices_follows_training_on_one():
     run("""
-    for method in (rv.adam(), rv.ssbroyden(), rv.levenberg_marquardt()):
+    sketched = [rv.sketched_gauss_newton(columns=columns) for columns in (8, None)]
+    projected = rv.variable_projection(rv.levenberg_marquardt())
+    for method in (rv.adam(), rv.ssbroyden(), rv.levenberg_marquardt(), rv.spring(), *sketched, projected):
         ends = [
             rv.train(problem, rv.Phase(method, steps=6), key=jax.random.key(0), devices=devices).theta
             for devices in (1, 2)

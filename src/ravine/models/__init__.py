@@ -3,5 +3,6 @@
 from ravine.models.embeddings import Compose, Fourier, Periodic, Scale
 from ravine.models.hard import Constrained, Odd
 from ravine.models.mlp import MLP
+from ravine.models.stages import Frozen, Staged
 
-__all__ = ["MLP", "Compose", "Constrained", "Fourier", "Odd", "Periodic", "Scale"]
+__all__ = ["MLP", "Compose", "Constrained", "Fourier", "Frozen", "Odd", "Periodic", "Scale", "Staged"]

@@ -19,7 +19,8 @@ class MLP(eqx.Module):
     they spread the units over the domain.
 
     **Arguments:** `inputs`, the number of coordinates; `outputs`, a number, or "scalar" for an output of shape `()`;
-    `width`, `depth`: units in a hidden layer and number of hidden layers; `activation`, elementwise and smooth where
+    `width`, `depth`: units in a hidden layer and number of hidden layers, or one
+    width a layer as a tuple, and then `depth` says nothing; `activation`, elementwise and smooth where
     derivatives are taken (`jnp.tanh`, `jnp.sin`, `jax.nn.gelu`).
 
     **Cost:** (depth − 1)·width² multiplications a point.
@@ -42,25 +43,26 @@ class MLP(eqx.Module):
         inputs: int,
         outputs: int | Literal["scalar"],
         *,
-        width: int = 20,
+        width: int | tuple[int, ...] = 20,
         depth: int = 3,
         activation: Callable[[Array], Array] = jnp.tanh,
         key: RandomKey,
     ):
-        if inputs < 1 or width < 1 or depth < 1 or (outputs != "scalar" and int(outputs) < 1):
+        hidden = width if isinstance(width, tuple) else (width,) * depth
+        if inputs < 1 or not hidden or min(hidden) < 1 or (outputs != "scalar" and int(outputs) < 1):
             raise ValueError(
                 f"MLP: inputs, outputs, width and depth must be at least 1, got {inputs=}, {outputs=}, {width=}, "
                 f"{depth=}."
             )
         self.scalar = outputs == "scalar"
         self.activation = activation
-        sizes = (inputs, *(width,) * depth, 1 if outputs == "scalar" else int(outputs))
-        keys = jax.random.split(key, depth + 2)
+        sizes = (inputs, *hidden, 1 if outputs == "scalar" else int(outputs))
+        keys = jax.random.split(key, len(hidden) + 2)
         self.weights = tuple(
             jnp.sqrt(2 / (a + b)) * jax.random.normal(k, (b, a))
             for a, b, k in zip(sizes, sizes[1:], keys, strict=False)
         )
-        spread = jax.random.uniform(keys[-1], (width,), minval=-1.0, maxval=1.0)
+        spread = jax.random.uniform(keys[-1], hidden[:1], minval=-1.0, maxval=1.0)
         self.biases = (spread, *(jnp.zeros(size) for size in sizes[2:]))
 
     def __call__(self, x: Inexact[Array, "inputs"]) -> Float[Array, "*outputs"]:

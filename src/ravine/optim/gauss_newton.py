@@ -177,6 +177,10 @@ class Damped:
         usable = 2 * jnp.linalg.norm(solution) <= 0.75 * size
         return velocity - jnp.where(usable, 0.5, 0) * solution, work + more
 
+    def solve(self, t: Scalar, right: Vector, rows: Rows | None) -> Vector:
+        """(JᵀJ + tμI)⁻¹b for b = `right`, which is Jᵀ`rows` where every loss is ½‖F‖²."""
+        return self._system(t * self.metric.mean).solve(right, rows)[0]
+
     def _system(self, shift: Scalar) -> "_System":
         mesh = self.lin.objective.mesh
         if self.exact is None:

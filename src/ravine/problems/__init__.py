@@ -8,7 +8,8 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from ravine.problems.problem import GridReference, ParameterReference, Problem, locate, relative_l2
+from ravine.problems.problem import GridReference, ParameterReference, PointReference, Problem, locate, relative_l2
+from ravine.problems.stages import next_stage
 
 NAMES = (
     "quadratic",
@@ -16,7 +17,11 @@ NAMES = (
     "logistic",
     "poisson1d",
     "poisson2d",
+    "poisson5d",
+    "poisson10d",
+    "poisson100d",
     "burgers",
+    "burgers_smooth",
     "allen_cahn",
     "convection",
     "reaction",
@@ -57,9 +62,11 @@ __all__ = [
     "NAMES",
     "GridReference",
     "ParameterReference",
+    "PointReference",
     "Problem",
     "factory",
     "locate",
     "make",
+    "next_stage",
     "relative_l2",
 ]

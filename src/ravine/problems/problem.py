@@ -47,6 +47,29 @@ class GridReference(eqx.Module):
         return relative_l2(found.reshape(-1), jnp.asarray(self.values, dtype).reshape(-1))
 
 
+class PointReference(eqx.Module):
+    """A known solution at scattered points: `values[i]` at `points[i]`, for domains that no grid can fill.
+
+    The error is ‖u − u*‖₂/‖u*‖₂ over the points.
+    """
+
+    points: Any
+    values: Any
+
+    def __init__(self, points: np.ndarray, values: np.ndarray):
+        if points.ndim != 2 or values.shape[:1] != points.shape[:1]:
+            raise ValueError(
+                f"PointReference: values of shape {values.shape} do not fit points of shape {points.shape}, which "
+                "should be (points, coordinates)."
+            )
+        self.points, self.values = points, values
+
+    def error(self, model: Model, dtype: Any) -> Scalar:
+        """The relative L2 error of `model`."""
+        found = jax.lax.map(model, jnp.asarray(self.points, dtype), batch_size=2048)
+        return relative_l2(found.reshape(-1), jnp.asarray(self.values, dtype).reshape(-1))
+
+
 class ParameterReference(eqx.Module):
     """Known optimal parameters. The error is ‖θ − θ*‖₂/‖θ*‖₂, or ‖θ‖₂ when θ* = 0."""
 
@@ -103,7 +126,7 @@ class Problem:
     terms: tuple[Term, ...]
     sampler: Sampler
     model: Callable[[RandomKey], Model]
-    reference: GridReference | ParameterReference | None = None
+    reference: GridReference | PointReference | ParameterReference | None = None
     name: str = ""
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
 

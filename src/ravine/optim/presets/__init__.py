@@ -14,11 +14,14 @@ from ravine.optim.presets.first_order import (
     nonlinear_cg,
     polyak,
 )
-from ravine.optim.presets.gauss_newton import (
-    GAUSS_NEWTON,
-    gauss_newton,
-    levenberg_marquardt,
-    matrix_free_gauss_newton,
+from ravine.optim.presets.gauss_newton import GAUSS_NEWTON, gauss_newton, levenberg_marquardt, matrix_free_gauss_newton
+from ravine.optim.presets.natural_gradient import (
+    NATURAL_GRADIENT,
+    anagram,
+    energy_natural_gradient,
+    natural_gradient,
+    sketched_gauss_newton,
+    spring,
 )
 from ravine.optim.presets.newton import (
     NEWTON,
@@ -46,10 +49,6 @@ from ravine.optim.presets.quasi_newton import (
     ssbfgs,
     ssbroyden,
 )
-from ravine.optim.presets.stochastic import STOCHASTIC, sgd
-
-METHODS: dict[str, Method] = {**FIRST_ORDER, **STOCHASTIC, **QUASI_NEWTON, **NEWTON, **GAUSS_NEWTON}
-from ravine.optim.presets.quasi_newton import QUASI_NEWTON
 from ravine.optim.presets.stochastic import (
     STOCHASTIC,
     adabelief,
@@ -67,6 +66,7 @@ from ravine.optim.presets.stochastic import (
     saga,
     sarah,
     schedule_free,
+    sgd,
     shampoo,
     soap,
     storm,
@@ -87,7 +87,9 @@ METHODS: dict[str, Method] = {
     **FIRST_ORDER,
     **STOCHASTIC,
     **QUASI_NEWTON,
+    **NEWTON,
     **GAUSS_NEWTON,
+    **NATURAL_GRADIENT,
     **STOCHASTIC_SECOND_ORDER,
 }
 
@@ -101,6 +103,7 @@ __all__ = [
     "adam",
     "adamw",
     "amsgrad",
+    "anagram",
     "anderson",
     "asgd",
     "averaged",
@@ -112,6 +115,7 @@ __all__ = [
     "damped_lbfgs",
     "dfp",
     "dogleg",
+    "energy_natural_gradient",
     "from_optax",
     "gauss_newton",
     "gradient_descent",
@@ -127,6 +131,7 @@ __all__ = [
     "multibatch_lbfgs",
     "muon",
     "nadam",
+    "natural_gradient",
     "nesterov",
     "newton",
     "newton_cg",
@@ -140,8 +145,10 @@ __all__ = [
     "schedule_free",
     "sgd",
     "shampoo",
+    "sketched_gauss_newton",
     "soap",
     "sophia",
+    "spring",
     "sqn",
     "sr1",
     "ssbfgs",

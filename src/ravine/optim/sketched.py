@@ -1,0 +1,432 @@
+"""Gauss–Newton from the spectrum of a (sketched) Jacobian: one factorisation, and then every damping is cheap.
+
+`Sketched` gives the path by trust radius that `Probe` searches; `Truncated` leaves small singular values out instead of
+damping them.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Literal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.scipy.fft import dct, idct
+
+from ravine._results import Work
+from ravine._types import Array, Count, Float, Int, Matrix, RandomKey, Scalar, Vector
+from ravine.blocks import on_first
+from ravine.linalg import gram
+from ravine.objective import STORED, Linearisation, Objective
+from ravine.optim.optimizer import Direction, Search
+from ravine.optim.path import Along, Found, Line, Path, Previous
+from ravine.optim.search import ROUNDING
+from ravine.pieces import Piece
+
+Factorisation = Literal["eigh", "svd"]
+
+HASHES = 4  # entries of each column of the count sketch
+
+
+# --------------------------------------------------------------------------------------------------------- sketches
+
+
+class Cosine(eqx.Module):
+    """The subsampled randomised cosine transform P = D Π C: random signs, a permutation, `size` columns of DCT-II.
+
+    PᵀP = I, so that ‖P y‖ = ‖y‖. **Cost:** n log n a row.
+    """
+
+    signs: Vector
+    order: Int[Array, "n"]
+    size: int = eqx.field(static=True)
+
+    @staticmethod
+    def draw(size: int, count: int, key: RandomKey, dtype) -> "Cosine":
+        """For vectors of `count` numbers."""
+        first, second = jax.random.split(key)
+        signs = jax.random.rademacher(first, (count,), jnp.int32).astype(dtype)
+        return Cosine(signs, jax.random.permutation(second, count), size)
+
+    def shrink(self, rows: Float[Array, "*m n"]) -> Float[Array, "*m s"]:
+        """A P, or Pᵀv of one vector."""
+        signed = rows * jnp.broadcast_to(self.signs, rows.shape)
+        return _dct(signed[..., self.order])[..., : self.size]
+
+    def expand(self, y: Float[Array, "s"]) -> Vector:
+        """P y."""
+        count = self.order.shape[0]
+        mixed = _dct(jnp.zeros(count, y.dtype).at[: self.size].set(y), inverse=True)
+        return jnp.zeros_like(mixed).at[self.order].set(mixed) * self.signs
+
+
+def _dct(x: Array, *, inverse: bool = False) -> Array:
+    """The orthonormal DCT-II along the last axis, or its inverse; JAX mixes shapes and types inside."""
+    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+        return (idct if inverse else dct)(x, norm="ortho")
+
+
+class Whole(eqx.Module):
+    """No sketch."""
+
+    def shrink(self, rows: Array) -> Array:
+        """As it is."""
+        return rows
+
+    def expand(self, y: Vector) -> Vector:
+        """As it is."""
+        return y
+
+
+def sketched_rows(
+    lin: Linearisation, right: Cosine | Whole, size: int, rows: int, key: RandomKey
+) -> Float[Array, "r s"]:
+    """L J P for a count sketch L: each row of J enters `HASHES` of the `rows` rows of the result, by random signs.
+
+    J is made and used up block by block. **Cost:** one Jacobian, n log n and `HASHES`·`size` flops a row of it; memory
+    for the result and one block.
+
+    Kenneth Clarkson and David Woodruff, *Low-rank approximation and regression in input sparsity time*, 2013; with
+    several hashes, Daniel Kane and Jelani Nelson, *Sparser Johnson–Lindenstrauss transforms*, 2014.
+    """
+    total = jnp.zeros((rows, size), lin.theta.dtype)
+    for number, piece in enumerate(lin.objective.pieces(lin.batch)):
+        shape = (piece.count, piece.width(lin.theta), HASHES)
+        first, second = jax.random.split(jax.random.fold_in(key, number))
+        bins = jax.random.randint(first, shape, 0, rows)
+        signs = jax.random.rademacher(second, shape, jnp.int32).astype(total.dtype) / HASHES**0.5
+        block = piece.jacobian(lin.theta)
+
+        def scatter(points, weights_and_hashes, block=block):
+            weights, (bins, signs) = weights_and_hashes
+            short = right.shrink(block(points, weights))
+            bins, signs = bins.reshape(-1, HASHES), signs.reshape(-1, HASHES)
+            found = jnp.zeros((rows, size), short.dtype)
+            for hash in range(HASHES):
+                found = found.at[bins[:, hash]].add(signs[:, hash, None] * short)
+            return found
+
+        total = total + piece.reduce(scatter, extra=(bins, signs), block=piece.held(lin.theta))
+    return total
+
+
+def _short_rows(lin: Linearisation, right: Cosine | Whole) -> Matrix:
+    """J P."""
+    parts = []
+    for piece in _bounded(lin):
+        block = piece.jacobian(lin.theta)
+        parts.append(piece.map(lambda points, weights, block=block: right.shrink(block(points, weights))))
+    return jnp.concatenate(parts)
+
+
+def _short_gram(lin: Linearisation, right: Cosine | Whole) -> Matrix:
+    """PᵀJᵀJP."""
+    parts = []
+    for piece in lin.objective.pieces(lin.batch):
+        block = piece.jacobian(lin.theta)
+        product = lambda points, weights, block=block: gram(right.shrink(block(points, weights)))
+        parts.append(piece.reduce(product, block=piece.held(lin.theta)))
+    return jnp.sum(jnp.stack(parts), axis=0) if len(parts) > 1 else parts[0]
+
+
+def _bounded(lin: Linearisation) -> list[Piece]:
+    """The pieces, in blocks whose rows are not too many to be held."""
+    pieces = lin.objective.pieces(lin.batch)
+    return [dataclasses.replace(piece, block=piece._blocks(piece.weights, piece.held(lin.theta))) for piece in pieces]
+
+
+# --------------------------------------------------------------------------------------------------------- spectrum
+
+
+class Spectrum:
+    """d = −Σ_i w_i(σ²) c_i v_i for any weights w: what one factorisation of a (sketched) Jacobian gives.
+
+    `values` are the squared singular values σ², `coefficients` c = Vᵀ∇L, `floor` the least damping that the digits
+    allow. Lives within one traced step.
+    """
+
+    def __init__(self, lin: Linearisation, *, columns: int | None, rows: int | None, solver: Factorisation, key):
+        n, m = lin.theta.shape[0], lin.rows
+        most = n if columns is None else min(columns, n)
+        count = m if columns is None and rows is None else (2 * most if rows is None else rows)
+        first, second = jax.random.split(key)
+        dtype = lin.theta.dtype
+        eps = float(jnp.finfo(dtype).eps)
+        self.lin, self.mesh = lin, lin.objective.mesh
+        # With no more rows than columns there is nothing to sketch: the kernel has all of J.
+        self.kernel = m <= most and lin.objective.has_residuals and solver == "eigh"
+        self.right = Whole() if most == n or m <= most else Cosine.draw(most, n, first, dtype)
+        target = lin.residual if self.kernel else self.right.shrink(lin.grad)
+        if self.kernel:
+            matrix = lin.kernel()
+        elif m > most and count < m:
+            matrix = sketched_rows(lin, self.right, most, count, second)
+            matrix = gram(matrix) if solver == "eigh" else matrix
+        else:
+            matrix = (_short_gram if solver == "eigh" else _short_rows)(lin, self.right)
+        self.basis, (self.values, self.raw) = on_first(self.mesh, _factorise(solver), (matrix,), target)
+        # What is below is rounding: of the matrix for "eigh", of J for "svd".
+        largest = jnp.max(self.values)
+        self.floor = (eps if solver == "eigh" else (10 * eps) ** 2) * largest + jnp.finfo(dtype).tiny
+        self.coefficients = jnp.sqrt(self.values) * self.raw if self.kernel else self.raw
+
+    def lift(self, weights: Float[Array, "k"]) -> Vector:
+        """−Σ w_i c_i v_i. **Cost:** 2ks flops, for k values in s dimensions."""
+
+        def combine(_, basis, z):
+            return (), basis[0] @ z
+
+        y = on_first(self.mesh, combine, (), self.basis, weights * self.raw)[1]
+        if not self.kernel:
+            return -self.right.expand(y)
+        # Many products with Jᵀ follow, and J was stored for its kernel unless it is too large.
+        stored = self.lin.rows * self.lin.theta.shape[0] * y.dtype.itemsize <= STORED
+        return -(y @ self.lin.jacobian() if stored else self.lin.vjp(y))
+
+
+def _factorise(solver: Factorisation) -> Callable:
+    """`((matrix,), target) -> ((basis,), (values, basisᵀ target))`."""
+
+    def by_eigh(kept, target):
+        values, vectors = jnp.linalg.eigh(kept[0])
+        return (vectors,), (jnp.maximum(values, 0), target @ vectors)
+
+    def by_svd(kept, target):
+        matrix = kept[0]
+        if matrix.shape[0] > matrix.shape[1]:
+            matrix = jnp.linalg.qr(matrix, mode="r")
+        _, root, vectors = jnp.linalg.svd(matrix, full_matrices=False)
+        return (vectors.T,), (root**2, vectors @ target)
+
+    return by_eigh if solver == "eigh" else by_svd
+
+
+# ------------------------------------------------------------------------------------------------------- directions
+
+
+class Radial:
+    """The path Δ ↦ −(JᵀJ + λI)⁻¹∇L with λ such that the step has length Δ, or the least λ where none is so long.
+
+    Lives within one traced step.
+    """
+
+    def __init__(self, spectrum: Spectrum, work: Work):
+        self.spectrum, self.work, self.trial = spectrum, work, Work()
+
+    def __call__(self, t: Scalar) -> Vector:
+        return self.spectrum.lift(1 / (self.spectrum.values + self.damping(t)))
+
+    def damping(self, t: Scalar) -> Scalar:
+        """λ(Δ), by bisection of its logarithm: the length falls with λ. **Cost:** 50 passes over the spectrum."""
+        values, c, floor = self.spectrum.values, self.spectrum.coefficients, self.spectrum.floor
+        low = jnp.log(floor)
+        high = jnp.maximum(jnp.log(jnp.linalg.norm(c) / t), low)  # ‖d‖ ≤ ‖∇L‖/λ
+
+        def halve(_, ends):
+            low, high = ends
+            middle = (low + high) / 2
+            long = jnp.linalg.norm(c / (values + jnp.exp(middle))) > t
+            return jnp.where(long, middle, low), jnp.where(long, high, middle)
+
+        return jnp.exp(lax.fori_loop(0, 50, halve, (low, high))[1])
+
+    def slope(self, grad: Vector) -> Scalar:
+        raise TypeError("A path by radius is not straight and has no slope at t = 0; use `Probe` as its search.")
+
+    def reduction(self, t: Scalar, step: Vector) -> Scalar:
+        """−⟨∇L, s⟩ − ½‖Js‖² of the (sketched) model: Σ c²/(σ² + λ) · (1 − ½σ²/(σ² + λ))."""
+        values, c, shift = self.spectrum.values, self.spectrum.coefficients, self.damping(t)
+        return jnp.sum(c**2 / (values + shift) * (1 - values / (values + shift) / 2))
+
+
+class Sketched(Direction):
+    """The path Δ ↦ −P(PᵀJᵀLᵀLJP + λI)⁻¹Pᵀ∇L by trust radius Δ, from one factorisation of the sketch LJP.
+
+    P is a randomised cosine transform with `columns` columns (`Cosine`), L a count sketch with `rows` rows
+    (`sketched_rows`), both drawn anew every step; J itself is never stored. Where a sketch would not be smaller than
+    what it sketches it is left out: with `columns` ≥ n and `rows` ≥ m, and by default, this is Gauss–Newton. With no
+    more residuals than columns the kernel JJᵀ is used instead, and nothing is sketched.
+
+    **Arguments:**
+
+    - `columns`, `rows`: of the sketch; None for `columns` is n, None for `rows` twice as many as columns.
+    - `solver`: "eigh" of the Gramian of the sketch; or "svd" of its triangular factor, four times the time, for the
+      last digits: it takes dampings below machine epsilon beside the largest eigenvalue.
+
+    **Raises:** `ValueError` when the objective has no curvature to use (a bare scalar loss), for sizes below one, and
+    for fewer rows than columns.
+
+    **Cost:** one Jacobian, m n log n flops for P, 8·m·columns for L, and about 10·columns³ for the spectrum (without
+    sketches mn² + 10n³); each trial 2·columns² flops. Memory rows·columns + 3·columns² numbers and one block of J.
+
+    Webb, Jerad and Cartis, *DSGNAR*, arXiv 2607.02194. Deviations: the gradient is not sketched; the spectrum comes
+    from the Gramian by default; the columns kept are the first ones, which signs and permutation make as good as any.
+    """
+
+    columns: int | None = eqx.field(static=True, default=None)
+    rows: int | None = eqx.field(static=True, default=None)
+    solver: Factorisation = eqx.field(static=True, default="eigh")
+
+    def __check_init__(self):
+        _check_sizes("Sketched", self.columns, self.rows)
+
+    def init(self, objective: Objective, theta: Vector) -> None:
+        _check_curvature(objective)
+
+    def __call__(
+        self, lin: Linearisation, theta: Vector, state: None, previous: Previous, *, key: RandomKey
+    ) -> tuple[Radial, None]:
+        spectrum = Spectrum(lin, columns=self.columns, rows=self.rows, solver=self.solver, key=key)
+        return Radial(spectrum, Work(rows=lin.rows, inner=1)), None
+
+
+class Truncated(Direction):
+    """The line along −Σ c_i v_i/σ_i² over the singular values σ_i of J above `cutoff` times the largest.
+
+    The natural gradient with the small singular values left out: what the points cannot tell from zero is not moved.
+
+    **Arguments:** `cutoff`; `columns`, `rows`, `solver`: as in `Sketched`.
+
+    **Raises:** as `Sketched`. **Cost:** as `Sketched`.
+
+    Nilo Schwencke and Cyril Furtlehner, *ANaGRAM: a natural gradient relative to adapted model for efficient PINNs
+    learning*, ICLR 2025, algorithm 1.
+    """
+
+    cutoff: float = 1e-6
+    columns: int | None = eqx.field(static=True, default=None)
+    rows: int | None = eqx.field(static=True, default=None)
+    solver: Factorisation = eqx.field(static=True, default="eigh")
+
+    def __check_init__(self):
+        _check_sizes("Truncated", self.columns, self.rows)
+
+    def init(self, objective: Objective, theta: Vector) -> None:
+        _check_curvature(objective)
+
+    def __call__(
+        self, lin: Linearisation, theta: Vector, state: None, previous: Previous, *, key: RandomKey
+    ) -> tuple[Line, None]:
+        spectrum = Spectrum(lin, columns=self.columns, rows=self.rows, solver=self.solver, key=key)
+        values = spectrum.values
+        least = jnp.maximum(self.cutoff**2 * jnp.max(values), spectrum.floor)
+        kept = values > least
+        direction = spectrum.lift(jnp.where(kept, 1 / jnp.where(kept, values, 1), 0))
+        return Line(direction, lin.grad, Work(rows=lin.rows, inner=1)), None
+
+
+def _check_sizes(name: str, columns: int | None, rows: int | None) -> None:
+    for what, value in (("columns", columns), ("rows", rows)):
+        if value is not None and value < 1:
+            raise ValueError(f"{name}: {what} is {value}, but must be at least 1.")
+    if rows is not None and (columns is None or rows < columns):
+        raise ValueError(
+            f"{name}: rows={rows} needs columns= of at most as many, got columns={columns}. Twice as many rows as "
+            "columns are a good choice, and the default."
+        )
+
+
+def _check_curvature(objective: Objective) -> None:
+    if not objective.has_curvature:
+        raise ValueError(
+            "Sketched Gauss–Newton and its kin need residuals, but this objective is a bare scalar loss. Either (a) "
+            "give the residual vector: ravine.least_squares(residuals, params), or (b) use a method that needs "
+            "gradients only: ravine.ssbroyden(), ravine.lbfgs()."
+        )
+
+
+# ----------------------------------------------------------------------------------------------------------- search
+
+
+class ByRadius(Path):
+    """A path by trust radius, as `Probe` needs it: `damping(t)` is the λ that belongs to the radius t."""
+
+    def damping(self, t: Scalar) -> Scalar: ...
+
+
+class _ProbeState(eqx.Module):
+    radius: Scalar
+    dampings: Float[Array, "k"]  # log λ of the last steps, the oldest first
+    count: Count
+    late: Array
+
+
+class Probe(Search):
+    """The longest step of a path by radius whose gain ratio is still `accept`, by probing.
+
+    The loss is evaluated at `probes` radii, spread geometrically from 1/`spread` to `spread` times the last one. The
+    gain ratios ρ = (actual decrease)/(predicted decrease), made monotone by their running minimum, say where ρ crosses
+    `accept`; that radius is taken if the loss falls there, else the best probe. Where all probes gain more, the largest
+    one is taken, so that the radius grows; where none gains enough, the best one, so that it shrinks; where none gains
+    at all, the radius is cut by `spread`² and probed again. `accept` is small at first, for deliberately long steps,
+    and becomes `late` for good once log λ, fitted over the last `window` steps, turns up.
+
+    **Cost:** `probes` + 1 evaluations of the loss and of the path.
+
+    Webb, Jerad and Cartis, *DSGNAR*, arXiv 2607.02194.
+    """
+
+    start: float = 1.0
+    spread: float = 3.0
+    accept: float = 0.075
+    late: float = 0.5
+    probes: int = eqx.field(static=True, default=24)
+    window: int = eqx.field(static=True, default=30)
+    rounds: int = eqx.field(static=True, default=6)
+
+    def init(self, dtype) -> _ProbeState:
+        return _ProbeState(
+            jnp.asarray(self.start, dtype), jnp.zeros(self.window, dtype), jnp.int32(0), jnp.array(False)
+        )
+
+    def __call__(self, phi: Along, state: _ProbeState) -> tuple[Scalar, Found, _ProbeState]:
+        dtype, value, path = phi.theta.dtype, phi.here.value, phi.path
+        enough = value - ROUNDING * jnp.finfo(dtype).eps * jnp.abs(value)
+        accept = jnp.where(state.late, self.late, self.accept).astype(dtype)
+        spread = jnp.log(jnp.asarray(self.spread, dtype))
+        factors = jnp.exp(jnp.linspace(-spread, spread, self.probes, dtype=dtype))
+
+        def again(carry):
+            rounds, _, _, best, _, _ = carry
+            return (rounds < self.rounds) & ~(best < enough)
+
+        def probe(carry):
+            rounds, radius = carry[:2]
+            radii = radius * factors
+            steps = jax.vmap(path)(radii)
+            values = lax.map(phi.value, steps)
+            gains = (value - values) / jax.vmap(path.reduction)(radii, steps)
+            ratios = lax.cummin(jnp.where(jnp.isfinite(gains), gains, -jnp.inf))
+            last = jnp.sum(ratios >= accept) - 1  # the largest probe that gains enough
+            crossing = _crossing(radii, ratios, jnp.clip(last, 0, self.probes - 2), accept)
+            aim = jnp.where(last < 0, radii[0], jnp.where(last == self.probes - 1, radii[-1], crossing))
+            lowest = jnp.argmin(values)
+            return rounds + 1, radius / self.spread**2, aim, values[lowest], radii[lowest], steps[lowest]
+
+        zero = jnp.zeros((), dtype)
+        start = (jnp.int32(0), state.radius, zero, jnp.asarray(jnp.inf, dtype), zero, jnp.zeros_like(phi.theta))
+        rounds, radius, aim, best, t, step = lax.while_loop(again, probe, start)
+        aimed = path(aim)
+        there = phi.value(aimed)
+        take = there < enough
+        t, step, best = jnp.where(take, aim, t), jnp.where(take, aimed, step), jnp.where(take, there, best)
+        failed = ~(best < enough)
+        step, best = jnp.where(failed, 0, step), jnp.where(failed, value, best)
+        # No longer than the step itself, which may not fill the radius.
+        radius = jnp.where(failed, radius, jnp.minimum(t, jnp.linalg.norm(step)))
+        dampings = jnp.roll(state.dampings, -1).at[-1].set(jnp.log(path.damping(jnp.where(failed, 1, t))))
+        dampings = jnp.where(failed, state.dampings, dampings)
+        count = state.count + jnp.where(failed, 0, 1)
+        age = jnp.arange(self.window, dtype=dtype) - (self.window - 1) / 2
+        late = state.late | ((count >= self.window) & (jnp.dot(age, dampings) > 0))
+        work = Work(evaluations=rounds * self.probes + 1, inner=rounds * self.probes)
+        return t, Found(step, best, None, work, failed), _ProbeState(radius, dampings, count, late)
+
+
+def _crossing(radii: Vector, ratios: Vector, place: Count, goal: Scalar) -> Scalar:
+    """Where ρ, linear in log Δ between the radii number `place` and `place` + 1, is `goal`."""
+    high, low = ratios[place], ratios[place + 1]
+    share = jnp.where(jnp.isfinite(low), (high - goal) / jnp.where(high > low, high - low, 1), 0)
+    share = jnp.where(jnp.isfinite(share), jnp.clip(share, 0, 1), 0)
+    return jnp.exp((1 - share) * jnp.log(radii[place]) + share * jnp.log(radii[place + 1]))
