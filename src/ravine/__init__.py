@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ravine.calculus import divergence, gradient, hessian_diagonal, laplacian, partials, taylor
     from ravine.callbacks import Checkpoint, Event
     from ravine.checkpoint import load
+    from ravine.constraints import bounded, frozen, positive, scaled
     from ravine.domains import Box, Region
     from ravine.easy import least_squares, minimise
     from ravine.formulations import boundary, initial, logistic, penalty, residual, supervised
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from ravine.optim.first_order import Steepest, Transform
     from ravine.optim.forecast import Forecast, forecast
     from ravine.optim.gauss_newton import GaussNewton
+    from ravine.optim.grouped import Grouped
+    from ravine.optim.interop import to_optax
     from ravine.optim.matrix_free import MatrixFree
     from ravine.optim.optimizer import Direction, Info, Optimizer, Search, State
     from ravine.optim.path import Along, Found, Line, Path, Previous
@@ -63,6 +66,7 @@ _NAMES_OF = {
     "calculus": ("divergence", "gradient", "hessian_diagonal", "laplacian", "partials", "taylor"),
     "callbacks": ("Checkpoint", "Event"),
     "checkpoint": ("load",),
+    "constraints": ("bounded", "frozen", "positive", "scaled"),
     "domains": ("Box", "Region"),
     "easy": ("least_squares", "minimise"),
     "formulations": ("boundary", "initial", "logistic", "penalty", "residual", "supervised"),
@@ -74,6 +78,8 @@ _NAMES_OF = {
     "optim.first_order": ("Steepest", "Transform"),
     "optim.forecast": ("Forecast", "forecast"),
     "optim.gauss_newton": ("GaussNewton",),
+    "optim.grouped": ("Grouped",),
+    "optim.interop": ("to_optax",),
     "optim.matrix_free": ("MatrixFree",),
     "optim.optimizer": ("Direction", "Info", "Optimizer", "Search", "State"),
     "optim.path": ("Along", "Found", "Line", "Path", "Previous"),
@@ -122,6 +128,7 @@ __all__ = [
     "GaussNewton",
     "Grid",
     "GridReference",
+    "Grouped",
     "History",
     "Info",
     "Layout",
@@ -158,9 +165,11 @@ __all__ = [
     "below",
     "bfgs",
     "boundary",
+    "bounded",
     "divergence",
     "forecast",
     "from_optax",
+    "frozen",
     "gauss_newton",
     "gradient",
     "gradient_descent",
@@ -180,9 +189,11 @@ __all__ = [
     "models",
     "partials",
     "penalty",
+    "positive",
     "problems",
     "relative_l2",
     "residual",
+    "scaled",
     "sgd",
     "squared",
     "ssbfgs",
@@ -190,6 +201,7 @@ __all__ = [
     "stalled",
     "supervised",
     "taylor",
+    "to_optax",
     "train",
     "use_cores",
 ]
