@@ -65,13 +65,20 @@ def test_every_part_of_a_linearisation_is_the_chain_rule():
     # dx/dz = (x − low)(high − x)/(high − low), and the scale.
     first = at[: model.weights[0].z.size]
     np.testing.assert_allclose(np.diag(d)[: first.size], (first + 4) * (5 - first) / 9, rtol=1e-10)
-    one, other = objective.linearise(theta, case.batch), plain.linearise(at, case.batch)
-    np.testing.assert_allclose(one.value, other.value, rtol=1e-12)
-    np.testing.assert_allclose(one.grad, d @ other.grad, rtol=1e-10, atol=1e-12)
-    np.testing.assert_allclose(one.jacobian(), other.jacobian() @ d, rtol=1e-10, atol=1e-12)
-    np.testing.assert_allclose(one.gram(), d @ other.gram() @ d, rtol=1e-9, atol=1e-12)
+
+    @eqx.filter_jit
+    def parts(objective, theta, v):
+        lin = objective.linearise(theta, case.batch)
+        return lin.value, lin.grad, lin.jacobian(), lin.gram(), lin.jvp(v)
+
     v = jnp.cos(jnp.arange(theta.size))
-    np.testing.assert_allclose(one.jvp(v), other.jvp(d @ v), rtol=1e-10, atol=1e-12)
+    value, grad, jacobian, gram, jvp = parts(objective, theta, v)
+    value_x, grad_x, jacobian_x, gram_x, jvp_x = parts(plain, at, d @ v)
+    np.testing.assert_allclose(value, value_x, rtol=1e-12)
+    np.testing.assert_allclose(grad, d @ grad_x, rtol=1e-10, atol=1e-12)
+    np.testing.assert_allclose(jacobian, jacobian_x @ d, rtol=1e-10, atol=1e-12)
+    np.testing.assert_allclose(gram, d @ gram_x @ d, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(jvp, jvp_x, rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize("method", ["adam", "lbfgs", "levenberg_marquardt"])
@@ -81,7 +88,7 @@ def test_the_constrained_minimiser_is_found(method):
     start = rv.scaled(start, lambda p: p["y"], 2.0)
     optimizer = {"adam": lambda: rv.adam(0.3)}.get(method, rv.METHODS[method])()
     run = rv.least_squares(target, start, 1.0, optimizer=optimizer, steps=400)
-    assert run.params["x"] < 1.5
+    assert run.params["x"] <= 1.5
     np.testing.assert_allclose(
         [run.params["x"], run.params["y"]], [1.5, -1.85], atol=2e-2 if method == "adam" else 1e-3
     )

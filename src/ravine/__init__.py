@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from ravine.optim.matrix_free import MatrixFree
     from ravine.optim.optimizer import Direction, Info, Optimizer, Search, State
     from ravine.optim.path import Along, Found, Line, Path, Previous
-    from ravine.optim.phase import Phase, Plan, below, stalled
+    from ravine.optim.phase import Phase, Plan, Tolerance, below, stalled
     from ravine.optim.presets import (
         METHODS,
         Method,
@@ -83,7 +83,7 @@ _NAMES_OF = {
     "optim.matrix_free": ("MatrixFree",),
     "optim.optimizer": ("Direction", "Info", "Optimizer", "Search", "State"),
     "optim.path": ("Along", "Found", "Line", "Path", "Previous"),
-    "optim.phase": ("Phase", "Plan", "below", "stalled"),
+    "optim.phase": ("Phase", "Plan", "Tolerance", "below", "stalled"),
     "optim.presets": (
         "METHODS",
         "Method",
@@ -155,6 +155,7 @@ __all__ = [
     "Steepest",
     "Stop",
     "Term",
+    "Tolerance",
     "Transform",
     "Uniform",
     "Weighted",

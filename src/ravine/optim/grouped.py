@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from ravine._results import Work
-from ravine._types import PyTree, RandomKey, Scalar, Vector
+from ravine._types import Array, PyTree, RandomKey, Scalar, Vector
 from ravine.objective import Linearisation, Objective
 from ravine.optim.optimizer import Direction
 from ravine.optim.path import Iterative, Line, Previous
@@ -35,7 +35,7 @@ class Grouped(Direction):
 
     ```python
     >>> import jax.numpy as jnp, ravine as rv
-    >>> groups = {"fast": rv.Broyden(), "slow": rv.Steepest()}
+    >>> groups = {"fast": rv.bfgs().direction, "slow": rv.Steepest()}
     >>> optimizer = rv.Optimizer(rv.Grouped(groups, {"x": "fast", "y": "slow"}), rv.Wolfe())
     >>> loss = lambda p, _: jnp.sum((p["x"] - 1.0) ** 4) + (p["y"] + 2.0) ** 2
     >>> run = rv.minimise(loss, {"x": jnp.zeros(3), "y": jnp.array(0.0)}, optimizer=optimizer, steps=60)
@@ -118,10 +118,12 @@ class _Group:
         own = [dtype for mine, dtype in zip(chosen, layout.dtypes, strict=True) if mine]
         self.dtype = type(layout)(layout.treedef, layout.shapes[: len(own)], tuple(own)).dtype
 
-    def take(self, vector: Vector) -> Vector:
+    def take(self, vector: Vector) -> Array:
+        """The entries of the group."""
         return jnp.concatenate([vector[start:end] for start, end in self.spans]).astype(self.dtype)
 
-    def put(self, vector: Vector, part: Vector) -> Vector:
+    def put(self, vector: Vector, part: Array) -> Vector:
+        """The vector with other entries in the group."""
         at = 0
         for start, end in self.spans:
             vector = vector.at[start:end].set(part[at : at + end - start].astype(vector.dtype))

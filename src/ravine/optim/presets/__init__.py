@@ -1,6 +1,6 @@
 """Methods by the names that people say. Each is a direction and a search, and nothing else."""
 
-from ravine.optim.presets._method import Method
+from ravine.optim.presets._method import Method, catalogue_page
 from ravine.optim.presets.first_order import FIRST_ORDER, adam, from_optax, gradient_descent
 from ravine.optim.presets.gauss_newton import (
     GAUSS_NEWTON,
@@ -18,6 +18,7 @@ __all__ = [
     "Method",
     "adam",
     "bfgs",
+    "catalogue_page",
     "from_optax",
     "gauss_newton",
     "gradient_descent",
