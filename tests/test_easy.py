@@ -107,7 +107,7 @@ def test_results_have_the_names_of_scipy():
     theirs = scipy.minimize(lambda x: float(rosenbrock(jnp.asarray(x), a)), start, method="BFGS", tol=1e-7)
     np.testing.assert_allclose(run.x, theirs.x, atol=1e-4)
     np.testing.assert_allclose(run.fun, rosenbrock(run.x, a), rtol=1e-12)
-    np.testing.assert_allclose(run.jac, jax.grad(rosenbrock)(run.x, a), rtol=1e-9)
+    np.testing.assert_allclose(run.jac, jax.grad(rosenbrock)(run.x, a), rtol=1e-6)
     last = run.history.rows[-1]
     assert (run.nit, run.nfev, run.njev) == (last["step"], last["evaluations"], last["gradients"])
     assert run.nit <= run.nfev
@@ -126,9 +126,9 @@ def test_each_tolerance_by_itself(which, method):
 
 
 def test_a_failed_search_is_not_convergence():
-    loss = lambda x, _: 1e16 + jnp.sum((x - 1e-3) ** 2)
-    run = rv.minimise(loss, jnp.zeros(2), method="gradient_descent", ftol=1e-12, xtol=1e-12, steps=50)
-    assert run.stop is not rv.Stop.CONVERGED
+    loss = lambda x, _: jnp.sum(x) + jnp.where(jnp.any(x != 0), 1.0, 0.0)  # falls where it is left, and is a pit
+    run = rv.minimise(loss, jnp.zeros(1), method="gradient_descent", ftol=1e-2, xtol=1e-2, steps=50)
+    assert run.stop is rv.Stop.SEARCH_FAILED
     assert not run.success
 
 

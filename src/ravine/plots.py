@@ -337,25 +337,25 @@ def comparison(curves: Sequence[Curve], *, title: str, quantity: str) -> Figure:
         figure = Figure(figsize=(12 + 2.6 * columns, 6.4), layout="constrained")
         FigureCanvasAgg(figure)
         left, right = figure.subplots(1, 2, sharey=True)
+        # Where the start is drawn: a logarithmic axis has no zero.
+        early = [float(second) for curve in curves for second in curve.seconds if second > 0]
+        least = min(early, default=1.0)
         for axes, along in ((left, "seconds"), (right, "work")):
             for number, (curve, style) in enumerate(zip(curves, styles, strict=True)):
-                x = getattr(curve, along)
+                x = np.maximum(getattr(curve, along), 1 if along == "work" else least)
                 shown = np.where((curve.values > 0) & np.isfinite(curve.values), curve.values, np.nan)
-                if along == "work":
-                    x = np.maximum(x, 1)
                 # The best lie on top.
                 label = f"{curve.label.replace('_', ' ')}  {_short(float(curve.values[-1]))}"
                 axes.plot(x, shown, **style, zorder=3 + 1 / (number + 1), label=label)
                 axes.plot(x[-1:], shown[-1:], "o", color=style["color"], ms=3.5, zorder=3 + 1 / (number + 1))
+            axes.set_xscale("log")
             axes.set_yscale("log")
             axes.yaxis.set_major_locator(LogLocator(base=10, numticks=14))
             axes.yaxis.set_minor_formatter(NullFormatter())
             axes.grid(True, color="#e6e9ec", lw=0.7, zorder=0)
-        left.set_xlim(0, max([float(curve.seconds[-1]) for curve in curves] + [1e-3]) * 1.02)
         left.set_xlabel("seconds of training, compilation apart")
         left.set_ylabel(quantity)
         left.set_title(f"{quantity.capitalize()} against time")
-        right.set_xscale("log")
         right.set_xlabel("work in evaluations of the loss (gradient: 3, Jacobian: 3, product with it: 2.5)")
         right.set_title(f"{quantity.capitalize()} against work")
         handles, names = left.get_legend_handles_labels()

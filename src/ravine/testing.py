@@ -60,8 +60,8 @@ def check_optimizer(optimizer: Optimizer, *, descends: bool | None = None) -> No
     again, _, _ = walk(jax.random.key(0))
     _require(np.array_equal(thetas, again), "the same key did not give the same steps: something else is random")
     half = STEPS // 2
-    stored = jax.tree.map(_stored, states[half])
-    rest, _, _ = walk(jax.random.key(0), begin=half, state=stored, theta=jnp.asarray(np.asarray(thetas[half])))
+    stored, here = jax.tree.map(_stored, states[half]), _stored(thetas[half])
+    rest, _, _ = _walk(optimizer_, objective, here, batch, jax.random.key(0), begin=half, state=stored)
     _require(
         np.array_equal(rest[-1], thetas[-1]), "a state that was read back went on differently: it is not all state"
     )

@@ -415,7 +415,9 @@ class _Loop:
             pace = spent / max(made, 1)
             goal = min(CHUNK_SECONDS, max(self._phase_left(), 0.0))
             length = max(1, min(int(goal / pace), 4 * length, 2**20))
-            due = int(self.carry.step) % record == 0 if phase.steps else self.seconds - last >= RECORD_SECONDS
+            # Without a step budget, at times that double until they are regular: much happens early.
+            wait = min(RECORD_SECONDS, self.phase_seconds / 2)
+            due = int(self.carry.step) % record == 0 if phase.steps else self.seconds - last >= wait
             if due:
                 self._record()
                 last = self.seconds

@@ -63,7 +63,7 @@ class Grouped(Direction):
             objective, part = lin.objective.restricted(theta, group.chosen), group.take(theta)
             own = objective.linearise(part, lin.batch, value=lin.value, grad=group.take(lin.grad))
             mine = jax.tree.map(group.take, (previous.s, previous.y, previous.grad))
-            before = Previous(*mine, previous.t, previous.failed, previous.count)
+            before = Previous(mine[0], mine[1], mine[2], previous.t, previous.failed, previous.count)
             key_of_group = jax.random.fold_in(key, number)
             path, after[label] = group.direction(own, part, state[label], before, key=key_of_group)
             paths.append((group, path))
