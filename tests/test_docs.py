@@ -51,3 +51,10 @@ def test_links_inside_the_repository_lead_somewhere():
     for page in PAGES:
         for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_the_catalogue_of_methods_is_up_to_date():
+    from ravine.optim.presets import METHODS, catalogue_page
+
+    told = "run: ravine methods --markdown > docs/methods.md"
+    assert (ROOT / "docs" / "methods.md").read_text() == catalogue_page(METHODS), told

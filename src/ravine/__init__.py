@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     )
     from ravine.callbacks import Checkpoint, Event
     from ravine.checkpoint import load
+    from ravine.constraints import bounded, frozen, positive, scaled
     from ravine.domains import Box, Region
     from ravine.easy import least_squares, minimise
     from ravine.formulations import (
@@ -48,6 +49,8 @@ if TYPE_CHECKING:
     from ravine.optim.first_order import Steepest, Transform
     from ravine.optim.forecast import Forecast, forecast
     from ravine.optim.gauss_newton import GaussNewton
+    from ravine.optim.grouped import Grouped
+    from ravine.optim.interop import to_optax
     from ravine.optim.ladder import Ladder
     from ravine.optim.learning_rate import Majorisation, Polyak, Sharpness
     from ravine.optim.matrix_free import MatrixFree
@@ -55,7 +58,7 @@ if TYPE_CHECKING:
     from ravine.optim.newton import HessianFree, Newton, NewtonCG, NystromNewton
     from ravine.optim.optimizer import Direction, Info, Optimizer, Search, State
     from ravine.optim.path import Along, Found, Line, Path, Previous
-    from ravine.optim.phase import Phase, Plan, below, stalled
+    from ravine.optim.phase import Phase, Plan, Tolerance, below, stalled
     from ravine.optim.presets import (
         METHODS,
         Method,
@@ -187,6 +190,12 @@ _NAMES_OF = {
         "Event",
     ),
     "checkpoint": ("load",),
+    "constraints": (
+        "bounded",
+        "frozen",
+        "positive",
+        "scaled",
+    ),
     "domains": (
         "Box",
         "Region",
@@ -238,6 +247,8 @@ _NAMES_OF = {
         "forecast",
     ),
     "optim.gauss_newton": ("GaussNewton",),
+    "optim.grouped": ("Grouped",),
+    "optim.interop": ("to_optax",),
     "optim.ladder": ("Ladder",),
     "optim.learning_rate": (
         "Majorisation",
@@ -272,6 +283,7 @@ _NAMES_OF = {
     "optim.phase": (
         "Phase",
         "Plan",
+        "Tolerance",
         "below",
         "stalled",
     ),
@@ -475,6 +487,7 @@ __all__ = [
     "Grid",
     "GridReference",
     "GridSearch",
+    "Grouped",
     "Growing",
     "HeavyBall",
     "HeldOut",
@@ -529,6 +542,7 @@ __all__ = [
     "Steihaug",
     "Stop",
     "Term",
+    "Tolerance",
     "Transform",
     "Truncated",
     "TrustRegion",
@@ -553,6 +567,7 @@ __all__ = [
     "bfgs",
     "block_coordinate",
     "boundary",
+    "bounded",
     "broyden_class",
     "cubic_newton",
     "damped_lbfgs",
@@ -562,6 +577,7 @@ __all__ = [
     "energy_natural_gradient",
     "forecast",
     "from_optax",
+    "frozen",
     "gauss_newton",
     "gradient",
     "gradient_descent",
@@ -597,6 +613,7 @@ __all__ = [
     "partials",
     "penalty",
     "polyak",
+    "positive",
     "problems",
     "relative_l2",
     "residual",
@@ -604,6 +621,7 @@ __all__ = [
     "saddle_free_newton",
     "saga",
     "sarah",
+    "scaled",
     "schedule_free",
     "sgd",
     "shampoo",
@@ -624,6 +642,7 @@ __all__ = [
     "supervised",
     "svrg",
     "taylor",
+    "to_optax",
     "train",
     "trust_region_cg",
     "trust_region_gauss_newton",

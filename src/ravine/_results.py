@@ -28,6 +28,7 @@ class Stop(enum.Enum):
     STALLED = "Progress stalled: the loss no longer falls fast enough to be worth the time."
     INTERRUPTED = "The run was interrupted; what was reached so far was kept."
     HOST_LOST = "Another process of the run is gone; what was reached before was kept."
+    CONVERGED = "Converged: the gradient, the last decrease of the loss or the last step is within the tolerance."
 
     @property
     def code(self) -> int:

@@ -569,6 +569,8 @@ def _describe_phase(phase: Phase) -> dict[str, Any]:
     until = None if phase.until is None else _describe_until(phase.until)
     method = _method(phase.optimizer)
     found = {"name": phase.name, "method": method, "steps": phase.steps, "seconds": phase.seconds, "until": until}
+    if phase.tolerance is not None:
+        found["tolerance"] = dataclasses.asdict(phase.tolerance)
     return found if method is not None else {**found, "optimizer": repr(phase.optimizer)}
 
 
@@ -587,6 +589,7 @@ def _restore_phase(entry: Mapping[str, Any]) -> Phase:
         seconds=entry["seconds"],
         until=until,
         name=entry["name"],
+        tolerance=limits.Tolerance(**entry["tolerance"]) if "tolerance" in entry else None,
     )
 
 

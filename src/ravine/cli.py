@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from ravine.problems.problem import Problem
     from ravine.run import Run
 
-BUDGET = "60s"
+BUDGET, COMPARED = "60s", "20s"
 SAVE_SECONDS = 15.0  # between checkpoints
 LINE_SECONDS = 5.0  # between lines of progress when stderr is no terminal
 FLOAT32_TARGET = 1e-5  # relative errors below this cannot be told from rounding in float32
@@ -88,10 +88,19 @@ def problems() -> int:
 
 
 @app.command
-def methods() -> int:
-    """List the methods: what each is, costs, keeps and needs. (n parameters, m rows.)"""
-    from ravine.optim.presets import METHODS
+def methods(*, markdown: Annotated[bool, Parameter(negative=(), show_default=False)] = False) -> int:
+    """List the methods: what each is, costs, keeps and needs. (n parameters, m rows.)
 
+    Parameters
+    ----------
+    markdown
+        Print the page docs/methods.md.
+    """
+    from ravine.optim.presets import METHODS, catalogue_page
+
+    if markdown:
+        print(catalogue_page(METHODS), end="")
+        return 0
     table = _table("method", "family", "what it is", "a step costs", "numbers kept", "needs")
     auto = "Chooses phases from the sizes, the structure and the precision of the problem. The default."
     table.add_row("auto", "", auto, "", "", "")
@@ -187,6 +196,70 @@ def solve(
     folder = claim(out, problem)
     with released(folder):
         return carry_out(made, plan, folder, seed=seed, config={"cli": asked}, as_json=json)
+
+
+@app.command
+def compare(
+    problem: str,
+    /,
+    *,
+    methods: str = "all",
+    budget: Annotated[str, Parameter(allow_leading_hyphen=True)] = COMPARED,
+    seeds: Annotated[int, Parameter(allow_leading_hyphen=True)] = 1,
+    precision: Literal[64, 32] = 64,
+    points: Annotated[int | None, Parameter(allow_leading_hyphen=True)] = None,
+    settings: Annotated[tuple[str, ...], Parameter(name="--set", negative=(), show_default=False)] = (),
+    out: Path | None = None,
+    json: Annotated[bool, Parameter(negative=(), show_default=False)] = False,
+) -> int:
+    """Train methods from the same start on the same points, one after another; one table and one figure.
+
+    Each run has its folder, to be looked at with `ravine show` and gone on with by `ravine resume`. Ctrl-C ends the run
+    of the moment, and shows what there is.
+
+    Parameters
+    ----------
+    problem
+        Its name, from `ravine problems`.
+    methods
+        all (every deterministic method that applies), or names with commas: adam,lbfgs,auto.
+    budget
+        Wall time of each method, compilation apart: 90, 60s, 2m or 1h.
+    seeds
+        How many starts: seeds 0, 1, … The table shows medians.
+    precision
+        Bits of a floating-point number.
+    points
+        Training points.
+    settings
+        Any other option of the problem, such as --set k=4; may be repeated.
+    out
+        Folder of the comparison, default runs/compare-PROBLEM-DATE-TIME. An existing one is never written over.
+    json
+        Print one line of JSON on stdout, everything else on stderr.
+    """
+    seconds, names = parse_seconds(budget), parse_methods(methods)
+    if not 1 <= seeds <= 1000:
+        raise Refusal(f"--seeds is the number of starts, from 1 to 1000; got {seeds}.")
+    if find_place(None) is not None:
+        raise Refusal("ravine compare runs in one process, but the environment says that there are several.")
+    options = dict(parse_setting(text) for text in settings)
+    if points is not None:
+        if "points" in options:
+            raise Refusal("The option 'points' is given twice.")
+        options["points"] = points
+    note(f"ravine: comparing on {problem}, {methods}, {seconds:g} s each, float{precision}")
+    prepare()
+    _set_precision(precision)
+    made = make_problem(problem, check_options(problem, options))
+    from ravine import compare as comparison
+
+    left_out: dict[str, str] = {}
+    if names is None:
+        names, left_out = comparison.select(made)
+    folder = claim(out, f"compare-{problem}")
+    with released(folder):
+        return _compared(made, names, left_out, folder, seconds=seconds, seeds=range(seeds), as_json=json)
 
 
 @app.command
@@ -407,6 +480,16 @@ def check_method(name: str) -> str:
     if name not in names:
         raise Refusal(f"There is no method {name!r}. {nearest(name, names)}")
     return name
+
+
+def parse_methods(text: str) -> list[str] | None:
+    """The names of `adam,lbfgs`; None for all."""
+    if text.strip() == "all":
+        return None
+    names = [name.strip() for name in text.split(",")]
+    if len(set(names)) < len(names):
+        raise Refusal(f"--methods: {max(names, key=names.count)!r} is named twice.")
+    return [check_method(name) for name in names]
 
 
 def _options(problem: str) -> dict[str, inspect.Parameter]:
@@ -744,6 +827,71 @@ def carry_out(
         note(f"ravine: {lost}. What was reached is saved; go on with: ravine resume {folder}")
     report(run, folder, None if lost else draw(run, folder), as_json)
     return company.LOST if lost else 0
+
+
+def _compared(
+    problem: "Problem",
+    names: Sequence[str],
+    left_out: dict[str, str],
+    folder: Path,
+    *,
+    seconds: float,
+    seeds: Sequence[int],
+    as_json: bool,
+) -> int:
+    """Trains all, saves, draws, reports."""
+    from ravine import compare as comparison
+    from ravine.checkpoint import RunFolderError
+
+    results: list[comparison.Result] = []
+    progress = Progress(sizes(problem, None))
+    interrupt = Interrupt(progress.note)
+    with progress, interrupt, warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_: progress.note(f"warning: {message}")
+        every = comparison.compare(
+            problem,
+            names,
+            seconds=seconds,
+            folder=folder,
+            seeds=seeds,
+            callbacks=(progress, interrupt),
+            begun=progress.note,
+        )
+        try:
+            for result in every:
+                results.append(result)
+                if result.failure:
+                    progress.note(f"{result.method} failed: {result.failure}")
+        except RunFolderError as error:
+            raise Refusal(str(error)) from None
+        except KeyboardInterrupt:
+            progress.note("ravine: interrupted; what was reached is shown.")
+    if not results:
+        note("ravine: interrupted before the first method was done.")
+        return 130
+    figure: Path | None = folder / "comparison.png"
+    try:
+        comparison.draw(problem, results, figure, seconds=seconds)
+    except (ImportError, OSError) as error:
+        note(f"No figure was drawn: {error}. Without matplotlib, try: pip install 'ravine[cli]'")
+    figure = figure if figure.exists() else None
+    rows = comparison.table(results)
+    found = comparison.summary(problem, results, left_out, seconds=seconds, figure=figure)
+    folder.mkdir(parents=True, exist_ok=True)
+    comparison.save(folder, found, rows)
+    if as_json:
+        print(json.dumps({**found, "out": str(folder)}))
+        return 0
+    table = _table(*comparison.COLUMNS)
+    for row in rows:
+        table.add_row(*row.values())
+    _stdout().print(table)
+    for name, reason in left_out.items():
+        print(f"left out  {name}: {reason}")
+    if figure:
+        print(f"figure    {figure}")
+    print(f"runs      {folder}")
+    return 0
 
 
 def take_part(

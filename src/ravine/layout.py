@@ -38,12 +38,15 @@ class Layout:
             return functools.reduce(jnp.promote_types, reals)
 
     @property
+    def sizes(self) -> tuple[int, ...]:
+        """How many real parameters each leaf has."""
+        pairs = zip(self.shapes, self.dtypes, strict=True)
+        return tuple(math.prod(shape) * (2 if _is_complex(dtype) else 1) for shape, dtype in pairs)
+
+    @property
     def size(self) -> int:
         """n: how many real parameters there are."""
-        return sum(
-            math.prod(shape) * (2 if _is_complex(dtype) else 1)
-            for shape, dtype in zip(self.shapes, self.dtypes, strict=True)
-        )
+        return sum(self.sizes)
 
     def narrowed(self, dtype: Any) -> "Layout":
         """The same layout with every leaf in a real `dtype`, or in the complex one made of two."""

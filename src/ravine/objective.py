@@ -8,7 +8,7 @@ It is lazy: what is not asked for is not traced, and so costs nothing.
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import equinox as eqx
@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from ravine._types import Array, Batch, Matrix, Model, PyTree, Rows, Scalar, Square, Vector
+from ravine.constraints import constrained, partition, plain
 from ravine.layout import Layout
 from ravine.linalg import gram, symmetric_product
 from ravine.pieces import Piece, blocked_kernel
@@ -90,7 +91,7 @@ class Objective(eqx.Module):
 
     @staticmethod
     def _build(terms, model, block, *, bare):
-        params, static = eqx.partition(model, eqx.is_inexact_array)
+        params, static = partition(model)
         if not jax.tree.leaves(params):
             raise ValueError(
                 "Objective: the model has no parameters (no floating-point arrays among its leaves). Python numbers "
@@ -109,12 +110,22 @@ class Objective(eqx.Module):
     # ------------------------------------------------------------------------------------------------ the border
 
     def model(self, theta: Vector) -> Model:
-        """The model whose parameters are `theta`."""
-        return eqx.combine(self.layout.unravel(theta), self.static)
+        """The model whose parameters are `theta`; constrained ones (`ravine.bounded`) as plain arrays again."""
+        return plain(eqx.combine(self.layout.unravel(theta), self.static))
 
     def flatten(self, model: Model) -> Vector:
         """The parameters of `model`, as a flat vector."""
-        return self.layout.ravel(eqx.filter(model, eqx.is_inexact_array))
+        return self.layout.ravel(partition(constrained(self.static, model))[0])
+
+    def restricted(self, theta: Vector, chosen: Sequence[bool]) -> "Objective":
+        """The same function of the leaves where `chosen` is True alone, in the order of the layout; the others stay
+        where `theta` has them."""
+        leaves, treedef = jax.tree.flatten(self.layout.unravel(theta))
+        part = lambda wanted: treedef.unflatten(
+            [leaf if mine is wanted else None for leaf, mine in zip(leaves, chosen, strict=True)]
+        )
+        static = eqx.combine(self.static, part(False))
+        return dataclasses.replace(self, static=static, layout=Layout.of(part(True)))
 
     def entry(self, term: Term, batch: Batch) -> tuple[PyTree, Array | None]:
         """The points of a term in a batch, and their weights where they have any.

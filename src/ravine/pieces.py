@@ -11,6 +11,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 from ravine._types import Any, Array, Float, Matrix, Model, PyTree, Scalar, Square, Vector
 from ravine.blocks import automatic, block_map, block_sum, cut, share_out, whole_multiple
+from ravine.constraints import plain
 from ravine.layout import Layout
 from ravine.terms import Term, squared
 
@@ -34,7 +35,7 @@ class Piece(eqx.Module):
 
     def make(self, parts: tuple[Array, ...]) -> Model:
         """The model whose parameters lie in `parts`, as `Layout.split` gives them."""
-        return eqx.combine(self.layout.join(parts), self.static)
+        return plain(eqx.combine(self.layout.join(parts), self.static))
 
     @property
     def count(self) -> int:

@@ -2,9 +2,12 @@
 
 `solution(run)` puts on one sheet what a run found and how it got there: the solution, its error where a reference is
 known, the points it was trained on, and the convergence against wall time. `save(run, path)` writes it.
+`comparison(curves)` shows many methods on one problem.
 """
 
+import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import equinox as eqx
@@ -294,3 +297,88 @@ def _title(run: Run) -> str:
 
 def _short(value: float) -> str:
     return f"{value:.1e}" if np.isfinite(value) else str(value)
+
+
+# ----------------------------------------------------------------------------------------------------- many methods
+
+# A hue a family; within one, curves differ in shade and in dashes.
+HUES = {
+    "first order": "#8a949e",
+    "stochastic first order": "#b08968",
+    "quasi-Newton": "#2f6db5",
+    "Newton": "#3f8f5f",
+    "Gauss–Newton": "#d1495b",
+    "stochastic second order": "#e0a030",
+    "Kronecker-factored": "#7a5ba8",
+    "structure-exploiting": "#1f9e9e",
+}
+DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1)), (0, (6, 1.5, 1.5, 1.5)))
+LABELLED = 36  # names in one column of the legend
+
+
+@dataclasses.dataclass(frozen=True)
+class Curve:
+    """The way of one method: `values` (errors or losses) against `seconds` and against `work`."""
+
+    label: str
+    group: str
+    seconds: np.ndarray
+    work: np.ndarray
+    values: np.ndarray
+
+
+def comparison(curves: Sequence[Curve], *, title: str, quantity: str) -> Figure:
+    """Every curve against seconds and against work, named in the order given, which should be that of the ends."""
+    import matplotlib
+
+    styles = _styles(curves)
+    columns = math.ceil(len(curves) / LABELLED)
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(12 + 2.6 * columns, 6.4), layout="constrained")
+        FigureCanvasAgg(figure)
+        left, right = figure.subplots(1, 2, sharey=True)
+        # Where the start is drawn: a logarithmic axis has no zero.
+        early = [float(second) for curve in curves for second in curve.seconds if second > 0]
+        least = min(early, default=1.0)
+        for axes, along in ((left, "seconds"), (right, "work")):
+            for number, (curve, style) in enumerate(zip(curves, styles, strict=True)):
+                x = np.maximum(getattr(curve, along), 1 if along == "work" else least)
+                shown = np.where((curve.values > 0) & np.isfinite(curve.values), curve.values, np.nan)
+                # The best lie on top.
+                label = f"{curve.label.replace('_', ' ')}  {_short(float(curve.values[-1]))}"
+                axes.plot(x, shown, **style, zorder=3 + 1 / (number + 1), label=label)
+                axes.plot(x[-1:], shown[-1:], "o", color=style["color"], ms=3.5, zorder=3 + 1 / (number + 1))
+            axes.set_xscale("log")
+            axes.set_yscale("log")
+            axes.yaxis.set_major_locator(LogLocator(base=10, numticks=14))
+            axes.yaxis.set_minor_formatter(NullFormatter())
+            axes.grid(True, color="#e6e9ec", lw=0.7, zorder=0)
+        left.set_xlabel("seconds of training, compilation apart")
+        left.set_ylabel(quantity)
+        left.set_title(f"{quantity.capitalize()} against time")
+        right.set_xlabel("work in evaluations of the loss (gradient: 3, Jacobian: 3, product with it: 2.5)")
+        right.set_title(f"{quantity.capitalize()} against work")
+        handles, names = left.get_legend_handles_labels()
+        figure.legend(
+            handles, names, loc="outside right upper", ncols=columns, fontsize=8, handlelength=2.6, labelspacing=0.35
+        )
+        figure.suptitle(title, x=0.012, ha="left", fontsize=13, fontweight="bold", color=INK)
+        figure.draw_without_rendering()
+    return figure
+
+
+def _styles(curves: Sequence[Curve]) -> list[dict[str, Any]]:
+    """A colour and dashes for each curve; the three best are thick."""
+    from matplotlib.colors import to_rgb
+
+    seen: dict[str, int] = {}
+    found = []
+    for place, curve in enumerate(curves):
+        number = seen.get(curve.group, 0)
+        seen[curve.group] = number + 1
+        hue = np.asarray(to_rgb(HUES.get(curve.group, INK)))
+        shade = (0.0, 0.35, -0.3, 0.55)[(number // len(DASHES)) % 4]  # towards white, or black
+        colour = hue + shade * (1 - hue) if shade >= 0 else hue * (1 + shade)
+        width = 2.2 if place < 3 else 1.2
+        found.append({"color": tuple(map(float, colour)), "ls": DASHES[number % len(DASHES)], "lw": width})
+    return found

@@ -1,6 +1,7 @@
 """What training returns."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -100,6 +101,60 @@ class Run:
         """The recorded relative error of `theta`, or None when no reference is known."""
         return self.best.get("error")
 
+    # What SciPy's `OptimizeResult` calls it.
+
+    @property
+    def x(self) -> PyTree:
+        """The trained parameters, as `params`."""
+        return self.model
+
+    @property
+    def fun(self) -> float:
+        """The loss at `x`, as `loss`."""
+        return self.loss
+
+    @functools.cached_property
+    def jac(self) -> PyTree:
+        """The gradient at `x` on the last batch, as a pytree like the parameters (of the free ones where some are
+        constrained). Computed, and compiled, when first asked for."""
+        batch = self.position.carry.sampler.batch
+        return self.objective.layout.unravel(_gradient(self.objective, self.theta, batch))
+
+    @property
+    def jac_norm(self) -> float:
+        """‖∇L‖ at `x`, the Euclidean norm."""
+        return float(jnp.linalg.norm(self.objective.layout.ravel(self.jac)))
+
+    @property
+    def nit(self) -> int:
+        """Steps made."""
+        return self.position.steps
+
+    @property
+    def nfev(self) -> int:
+        """Evaluations of the loss, those with a gradient included."""
+        return self.position.work["evaluations"]
+
+    @property
+    def njev(self) -> int:
+        """Gradients of the loss."""
+        return self.position.work["gradients"]
+
+    @property
+    def success(self) -> bool:
+        """Whether the run ended at a tolerance, a stationary point or a target, and not for want of steps or luck."""
+        return self.stop in (Stop.CONVERGED, Stop.STATIONARY, Stop.TARGET)
+
+    @property
+    def status(self) -> int:
+        """The stop reason as a number, `Stop.code`."""
+        return self.stop.code
+
+    @property
+    def message(self) -> str:
+        """The stop reason as a sentence."""
+        return self.stop.value
+
     def summary(self) -> dict[str, Any]:
         """One line: problem, method, relative_l2, loss, seconds, compile_seconds, steps, evaluations, stop_reason.
 
@@ -125,6 +180,11 @@ class Run:
         from ravine.checkpoint import save
 
         save(self, path)
+
+
+@eqx.filter_jit
+def _gradient(objective: Objective, theta: Vector, batch: Batch) -> Vector:
+    return objective.value_and_grad(theta, batch)[1]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -189,9 +249,9 @@ def template(objective: Objective, optimizer: Optimizer, theta: Vector, sampler:
     return eqx.filter_eval_shape(first_carry, objective, numbers(optimizer, theta.dtype), theta, sampler)
 
 
-def numbers(optimizer: Optimizer, dtype) -> Optimizer:
-    """Floating-point settings become arrays, so that another value does not compile anything anew."""
-    return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype) if isinstance(leaf, float) else leaf, optimizer)
+def numbers(settings: Any, dtype) -> Any:
+    """Floating-point settings, of an optimizer say, become arrays, so that another value compiles nothing anew."""
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype) if isinstance(leaf, float) else leaf, settings)
 
 
 def subkeys(key: RandomKey) -> tuple[RandomKey, RandomKey, RandomKey, RandomKey]:

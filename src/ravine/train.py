@@ -25,7 +25,7 @@ from ravine.callbacks import Callback, Event, Kind
 from ravine.checkpoint import describe_key, describe_phases, describe_plan
 from ravine.objective import Objective
 from ravine.optim.optimizer import Optimizer
-from ravine.optim.phase import Phase, Plan, check_budget
+from ravine.optim.phase import Phase, Plan, Tolerance, check_budget
 from ravine.problems.problem import Error, Problem, locate
 from ravine.run import (
     Best,
@@ -196,7 +196,15 @@ def _check_start(objective: Objective, theta: Vector, batch: Batch, value: float
 
 
 @eqx.filter_jit
-def _advance(objective: Objective, sampler: Sampler, optimizer: Optimizer, carry: Carry, until: Count, key: RandomKey):
+def _advance(
+    objective: Objective,
+    sampler: Sampler,
+    optimizer: Optimizer,
+    tolerance: Tolerance | None,
+    carry: Carry,
+    until: Count,
+    key: RandomKey,
+):
     """Steps until `carry.step` is `until` or something ends the phase."""
 
     def again(c: Carry):
@@ -209,6 +217,8 @@ def _advance(objective: Objective, sampler: Sampler, optimizer: Optimizer, carry
         batch, sampled = sampler.sample(c.sampler, score(c.theta))
         theta, state, info = optimizer.step(objective, c.theta, c.optimizer, batch, key=jax.random.fold_in(key, c.step))
         stop = jnp.where(info.failures >= PATIENCE, Stop.SEARCH_FAILED.code, Stop.RUNNING.code)
+        if tolerance is not None:
+            stop = jnp.where(tolerance.met(c.info, info, state, theta, c.step == 0), Stop.CONVERGED.code, stop)
         stop = jnp.where(info.grad_norm == 0, Stop.STATIONARY.code, stop)
         stop = jnp.where(info.finite, stop, Stop.NOT_FINITE.code)
         return Carry(
@@ -415,7 +425,9 @@ class _Loop:
             pace = spent / max(made, 1)
             goal = min(CHUNK_SECONDS, max(self._phase_left(), 0.0))
             length = max(1, min(int(goal / pace), 4 * length, 2**20))
-            due = int(self.carry.step) % record == 0 if phase.steps else self.seconds - last >= RECORD_SECONDS
+            # Without a step budget, at times that double until they are regular: much happens early.
+            wait = min(RECORD_SECONDS, self.phase_seconds / 2)
+            due = int(self.carry.step) % record == 0 if phase.steps else self.seconds - last >= wait
             if due:
                 self._record()
                 last = self.seconds
@@ -433,7 +445,8 @@ class _Loop:
 
     def _go(self, optimizer: Optimizer, carry: Carry, until: int) -> Carry:
         key = jax.random.fold_in(self.key, self.phase)
-        return _advance(self.objective, self.sampler, optimizer, carry, jnp.int32(until), key)
+        tolerance = numbers(self.plan.phases[self.phase].tolerance, carry.theta.dtype)
+        return _advance(self.objective, self.sampler, optimizer, tolerance, carry, jnp.int32(until), key)
 
     def _close(self, first: int, stop: Stop) -> Stop:
         if len(self.history) == first or self.history.rows[-1]["step"] != self.steps:

@@ -5,11 +5,43 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import equinox as eqx
+import jax.numpy as jnp
+
+from ravine._types import Array, Vector
 from ravine.optim.ladder import Ladder
-from ravine.optim.optimizer import Optimizer
+from ravine.optim.optimizer import Info, Optimizer, State
 
 Row = dict[str, Any]
 Until = Callable[[Sequence[Row]], bool]
+
+
+class Tolerance(eqx.Module):
+    """When a phase has converged, asked at every step; zero is never.
+
+    - `gtol`: ‖∇L‖ ≤ gtol, in the Euclidean norm, where the last search left off, or where it began for methods that
+      evaluate no gradient there.
+    - `ftol`: the step lowered the loss, by no more than ftol · |L|.
+    - `xtol`: ‖Δθ‖ ≤ xtol · (xtol + ‖θ‖), for a step that did not fail.
+    """
+
+    gtol: Any = 0.0
+    ftol: Any = 0.0
+    xtol: Any = 0.0
+
+    def __check_init__(self):
+        for name, value in vars(self).items():
+            if isinstance(value, (int, float)) and not 0 <= value < math.inf:
+                raise ValueError(f"{name} is {value}, but a tolerance is finite and not negative (0: off).")
+
+    def met(self, before: Info, info: Info, state: State, theta: Vector, first: Array) -> Array:
+        """Whether the step with this `info` was the last; `before` is that of the step before it, if not `first`."""
+        norm = info.grad_norm if state.known is None else jnp.linalg.norm(state.known.grad)
+        fallen, moved = before.value - info.value, info.failures == 0
+        size = jnp.maximum(jnp.abs(before.value), jnp.abs(info.value))
+        still = ~first & moved & (fallen >= 0) & (fallen <= self.ftol * size) & (self.ftol > 0)
+        short = moved & (info.step_norm <= self.xtol * (self.xtol + jnp.linalg.norm(theta))) & (self.xtol > 0)
+        return ((norm <= self.gtol) & (self.gtol > 0)) | still | short
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,8 +49,8 @@ class Phase:
     """One optimizer with its budget: it ends after `steps`, after `seconds`, or when `until(rows)` is true.
 
     **Arguments:** `optimizer`; `steps`, how many; `seconds`, of wall time, compilation apart; `until`, a function
-    of this phase's history rows so far, asked at every record; `name`, for histories and messages. At least one limit
-    is needed unless the plan has one.
+    of this phase's history rows so far, asked at every record; `name`, for histories and messages; `tolerance`, asked
+    at every step, ends it earlier. At least one of the other limits is needed unless the plan has one.
 
     **Raises:** `ValueError` for budgets that are not positive and finite.
 
@@ -35,6 +67,7 @@ class Phase:
     seconds: float | None = None
     until: Until | None = None
     name: str = ""
+    tolerance: Tolerance | None = None
 
     def __post_init__(self):
         if not isinstance(self.optimizer, Optimizer):

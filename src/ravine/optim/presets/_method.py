@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from ravine.optim.optimizer import Optimizer
 
@@ -17,14 +17,7 @@ Family = Literal[
     "structure-exploiting",
 ]
 
-# What a method asks of an objective or a sampler:
-#   residuals      every loss is ½‖F‖²
-#   curvature      some loss is convex in its features, so that there is a Gauss–Newton matrix
-#   same points    memory or searches compare losses on the same points: hold them, or use large batches
-#   samples        batches that know which samples of which data they hold: Minibatches, Constant
-#   minibatches    made for noise: with the full batch nothing is gained
-#   layers         the model is made of linear layers that the method can see
-#   double         in float32 it stops far from the end
+# What a method asks of an objective or a sampler; `NEEDS` says what each means.
 Need = Literal["residuals", "curvature", "same points", "samples", "minibatches", "layers", "double"]
 
 
@@ -61,3 +54,41 @@ class Method:
 def catalogue(*methods: Method) -> dict[str, Method]:
     """By name."""
     return {method.__name__: method for method in methods}
+
+
+NEEDS: dict[Need, str] = {
+    "residuals": "every loss is ½‖F‖²",
+    "curvature": "some loss is convex in its features: there is a Gauss–Newton matrix",
+    "same points": "losses are compared on the same points: hold them, or use large batches",
+    "samples": "batches that know which samples of which data they hold: `Minibatches`, `Constant`",
+    "minibatches": "made for noise: with the full batch nothing is gained",
+    "layers": "the model is made of linear layers that the method can see",
+    "double": "in float32 it stops far from the end",
+}
+
+
+def catalogue_page(methods: dict[str, Method]) -> str:
+    """The methods as a page in Markdown, a table a family: `docs/methods.md`."""
+    cell = lambda text: text.replace("|", "\\|")
+    line = lambda cells: f"| {' | '.join(cell(text) for text in cells)} |"
+    lines = [
+        "# Methods",
+        "",
+        "Written by `ravine methods --markdown > docs/methods.md` from the presets; a test compares. Each method is a",
+        "function of that name in `ravine`, and an entry of `ravine.METHODS`. n parameters, m rows of the Jacobian; a",
+        "*value* is one evaluation of the loss, an *evaluation* likewise, a *gradient* about three.",
+        "",
+        "What a method needs:",
+        "",
+        *(f"- *{need}*: {meaning}." for need, meaning in NEEDS.items()),
+    ]
+    for family in get_args(Family):
+        of_family = {name: method for name, method in methods.items() if method.family == family}
+        if of_family:
+            lines += ["", f"## {family[0].upper()}{family[1:]}", ""]
+            lines += [line(("method", "what it is", "a step costs", "numbers kept", "needs", "source"))]
+            lines += [line(["---"] * 6)]
+        for name, method in of_family.items():
+            needs = ", ".join(method.needs)
+            lines.append(line((f"`{name}`", method.definition, method.cost, method.memory, needs, method.source)))
+    return "\n".join(lines) + "\n"
