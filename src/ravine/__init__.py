@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from ravine.optim.first_order import Steepest, Transform
     from ravine.optim.forecast import Forecast, forecast
     from ravine.optim.gauss_newton import GaussNewton
+    from ravine.optim.kron import Kronecker
     from ravine.optim.matrix_free import MatrixFree
     from ravine.optim.optimizer import Direction, Info, Optimizer, Search, State
     from ravine.optim.path import Along, Found, Line, Path, Previous
@@ -37,9 +38,11 @@ if TYPE_CHECKING:
         Method,
         adam,
         bfgs,
+        ekfac,
         from_optax,
         gauss_newton,
         gradient_descent,
+        kfac,
         lbfgs,
         levenberg_marquardt,
         matrix_free_gauss_newton,
@@ -74,6 +77,7 @@ _NAMES_OF = {
     "optim.first_order": ("Steepest", "Transform"),
     "optim.forecast": ("Forecast", "forecast"),
     "optim.gauss_newton": ("GaussNewton",),
+    "optim.kron": ("Kronecker",),
     "optim.matrix_free": ("MatrixFree",),
     "optim.optimizer": ("Direction", "Info", "Optimizer", "Search", "State"),
     "optim.path": ("Along", "Found", "Line", "Path", "Previous"),
@@ -83,9 +87,11 @@ _NAMES_OF = {
         "Method",
         "adam",
         "bfgs",
+        "ekfac",
         "from_optax",
         "gauss_newton",
         "gradient_descent",
+        "kfac",
         "lbfgs",
         "levenberg_marquardt",
         "matrix_free_gauss_newton",
@@ -124,6 +130,7 @@ __all__ = [
     "GridReference",
     "History",
     "Info",
+    "Kronecker",
     "Layout",
     "Line",
     "Linearisation",
@@ -159,6 +166,7 @@ __all__ = [
     "bfgs",
     "boundary",
     "divergence",
+    "ekfac",
     "forecast",
     "from_optax",
     "gauss_newton",
@@ -169,6 +177,7 @@ __all__ = [
     "initial",
     "join_hosts",
     "keep_memory",
+    "kfac",
     "laplacian",
     "lbfgs",
     "least_squares",
