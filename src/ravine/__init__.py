@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from ravine.optim.gauss_newton import GaussNewton
     from ravine.optim.grouped import Grouped
     from ravine.optim.interop import to_optax
+    from ravine.optim.kron import Kronecker
     from ravine.optim.ladder import Ladder
     from ravine.optim.learning_rate import Majorisation, Polyak, Sharpness
     from ravine.optim.matrix_free import MatrixFree
@@ -81,6 +82,7 @@ if TYPE_CHECKING:
         damped_lbfgs,
         dfp,
         dogleg,
+        ekfac,
         energy_natural_gradient,
         from_optax,
         gauss_newton,
@@ -88,6 +90,7 @@ if TYPE_CHECKING:
         growing_batch,
         heavy_ball,
         hessian_free,
+        kfac,
         large_batch_lbfgs,
         lbfgs,
         levenberg_marquardt,
@@ -249,6 +252,7 @@ _NAMES_OF = {
     "optim.gauss_newton": ("GaussNewton",),
     "optim.grouped": ("Grouped",),
     "optim.interop": ("to_optax",),
+    "optim.kron": ("Kronecker",),
     "optim.ladder": ("Ladder",),
     "optim.learning_rate": (
         "Majorisation",
@@ -309,6 +313,7 @@ _NAMES_OF = {
         "damped_lbfgs",
         "dfp",
         "dogleg",
+        "ekfac",
         "energy_natural_gradient",
         "from_optax",
         "gauss_newton",
@@ -316,6 +321,7 @@ _NAMES_OF = {
         "growing_batch",
         "heavy_ball",
         "hessian_free",
+        "kfac",
         "large_batch_lbfgs",
         "lbfgs",
         "levenberg_marquardt",
@@ -495,6 +501,7 @@ __all__ = [
     "HessianFree",
     "History",
     "Info",
+    "Kronecker",
     "Ladder",
     "Layout",
     "LimitedSR1",
@@ -574,6 +581,7 @@ __all__ = [
     "dfp",
     "divergence",
     "dogleg",
+    "ekfac",
     "energy_natural_gradient",
     "forecast",
     "from_optax",
@@ -589,6 +597,7 @@ __all__ = [
     "initial",
     "join_hosts",
     "keep_memory",
+    "kfac",
     "laplacian",
     "large_batch_lbfgs",
     "lbfgs",

@@ -96,7 +96,8 @@ def methods(*, markdown: Annotated[bool, Parameter(negative=(), show_default=Fal
     markdown
         Print the page docs/methods.md.
     """
-    from ravine.optim.presets import METHODS, catalogue_page
+    from ravine.optim.presets import METHODS
+    from ravine.optim.presets._method import catalogue_page
 
     if markdown:
         print(catalogue_page(METHODS), end="")

@@ -1,11 +1,13 @@
 """Mathematics of matrices that knows nothing of learning."""
 
 from ravine.linalg.dense import damped_qr, gram, shifted_cholesky, solve_cholesky, solve_qr, symmetric_product
+from ravine.linalg.kronecker import Diagonal, kronecker_product, kronecker_sum
 from ravine.linalg.krylov import Solution, conjugate_gradients
 from ravine.linalg.nystrom import Nystrom, nystrom
 from ravine.linalg.trust import Secular, Truncated, cubic_model, steihaug, trust_region
 
 __all__ = [
+    "Diagonal",
     "Nystrom",
     "Secular",
     "Solution",
@@ -14,6 +16,8 @@ __all__ = [
     "cubic_model",
     "damped_qr",
     "gram",
+    "kronecker_product",
+    "kronecker_sum",
     "nystrom",
     "shifted_cholesky",
     "solve_cholesky",

@@ -15,6 +15,7 @@ from ravine.optim.presets.first_order import (
     polyak,
 )
 from ravine.optim.presets.gauss_newton import GAUSS_NEWTON, gauss_newton, levenberg_marquardt, matrix_free_gauss_newton
+from ravine.optim.presets.kron import KRONECKER, ekfac, kfac
 from ravine.optim.presets.natural_gradient import (
     NATURAL_GRADIENT,
     anagram,
@@ -89,6 +90,7 @@ METHODS: dict[str, Method] = {
     **QUASI_NEWTON,
     **NEWTON,
     **GAUSS_NEWTON,
+    **KRONECKER,
     **NATURAL_GRADIENT,
     **STOCHASTIC_SECOND_ORDER,
 }
@@ -115,6 +117,7 @@ __all__ = [
     "damped_lbfgs",
     "dfp",
     "dogleg",
+    "ekfac",
     "energy_natural_gradient",
     "from_optax",
     "gauss_newton",
@@ -122,6 +125,7 @@ __all__ = [
     "growing_batch",
     "heavy_ball",
     "hessian_free",
+    "kfac",
     "large_batch_lbfgs",
     "lbfgs",
     "levenberg_marquardt",
