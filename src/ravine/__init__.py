@@ -59,7 +59,7 @@ if TYPE_CHECKING:
     from ravine.optim.newton import HessianFree, Newton, NewtonCG, NystromNewton
     from ravine.optim.optimizer import Direction, Info, Optimizer, Search, State
     from ravine.optim.path import Along, Found, Line, Path, Previous
-    from ravine.optim.phase import Phase, Plan, Tolerance, below, stalled
+    from ravine.optim.phase import Phase, Plan, Tolerance
     from ravine.optim.presets import (
         METHODS,
         Method,
@@ -146,6 +146,7 @@ if TYPE_CHECKING:
         MultiBatch,
         Sophia,
     )
+    from ravine.optim.switches import below, noisy, slowing, stalled
     from ravine.optim.trust_region import (
         Cauchy,
         Cubic,
@@ -288,8 +289,6 @@ _NAMES_OF = {
         "Phase",
         "Plan",
         "Tolerance",
-        "below",
-        "stalled",
     ),
     "optim.presets": (
         "METHODS",
@@ -402,6 +401,12 @@ _NAMES_OF = {
         "HeldOut",
         "MultiBatch",
         "Sophia",
+    ),
+    "optim.switches": (
+        "below",
+        "noisy",
+        "slowing",
+        "stalled",
     ),
     "optim.trust_region": (
         "Cauchy",
@@ -617,6 +622,7 @@ __all__ = [
     "nesterov",
     "newton",
     "newton_cg",
+    "noisy",
     "nonlinear_cg",
     "nys_newton_cg",
     "partials",
@@ -635,6 +641,7 @@ __all__ = [
     "sgd",
     "shampoo",
     "sketched_gauss_newton",
+    "slowing",
     "soap",
     "sophia",
     "spring",

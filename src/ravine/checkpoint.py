@@ -30,10 +30,10 @@ import numpy as np
 from ravine import problems
 from ravine._results import Stop
 from ravine._types import PyTree, RandomKey
-from ravine.optim import phase as limits
+from ravine.optim import switches
 from ravine.optim.auto import Auto
 from ravine.optim.optimizer import Optimizer
-from ravine.optim.phase import Phase, Plan, Until
+from ravine.optim.phase import Phase, Plan, Tolerance, Until
 from ravine.optim.presets import METHODS
 from ravine.problems.problem import Problem
 from ravine.run import History, Planner, Position, Run, leaves, make_plan, subkeys, template
@@ -571,6 +571,8 @@ def _describe_phase(phase: Phase) -> dict[str, Any]:
     found = {"name": phase.name, "method": method, "steps": phase.steps, "seconds": phase.seconds, "until": until}
     if phase.tolerance is not None:
         found["tolerance"] = dataclasses.asdict(phase.tolerance)
+    if phase.keep:
+        found["keep"] = True
     return found if method is not None else {**found, "optimizer": repr(phase.optimizer)}
 
 
@@ -589,7 +591,8 @@ def _restore_phase(entry: Mapping[str, Any]) -> Phase:
         seconds=entry["seconds"],
         until=until,
         name=entry["name"],
-        tolerance=limits.Tolerance(**entry["tolerance"]) if "tolerance" in entry else None,
+        tolerance=Tolerance(**entry["tolerance"]) if "tolerance" in entry else None,
+        keep=entry.get("keep", False),
     )
 
 
@@ -598,7 +601,9 @@ def _method(optimizer: Optimizer) -> str | None:
     return next((name for name, preset in METHODS.items() if _same(preset(), optimizer)), None)
 
 
-LIMITS: dict[str, Callable[..., Until]] = {"stalled": limits.stalled, "below": limits.below}
+LIMITS: dict[str, Callable[..., Until]] = {
+    limit.__name__: limit for limit in (switches.stalled, switches.below, switches.slowing, switches.noisy)
+}
 
 
 def _describe_until(until: Until) -> dict[str, Any]:

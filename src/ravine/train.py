@@ -6,6 +6,7 @@ a run that is resumed is the run that was never interrupted.
 """
 
 import contextlib
+import dataclasses
 import time
 import uuid
 from collections.abc import Callable, Sequence
@@ -24,8 +25,9 @@ from ravine._types import Batch, Count, PyTree, RandomKey, Scalar, Vector
 from ravine.callbacks import Callback, Event, Kind
 from ravine.checkpoint import describe_key, describe_phases, describe_plan
 from ravine.objective import Objective
-from ravine.optim.optimizer import Optimizer
+from ravine.optim.optimizer import Optimizer, State
 from ravine.optim.phase import Phase, Plan, Tolerance, check_budget
+from ravine.optim.switches import SIGNAL
 from ravine.problems.problem import Error, Problem, locate
 from ravine.run import (
     Best,
@@ -239,7 +241,7 @@ def _advance(
 
 @eqx.filter_jit
 def _measure(
-    objective: Objective, theta: Vector, batch: Batch, best: Best, test: Batch | None, error
+    objective: Objective, theta: Vector, batch: Batch, best: Best, test: Batch | None, error, wanted: frozenset[str]
 ) -> tuple[dict[str, Any], Best]:
     values = objective.values(theta, batch)
     loss = sum(term.weight * value for term, value in zip(objective.terms, values.values(), strict=True))
@@ -248,6 +250,9 @@ def _measure(
         found["test_loss"] = objective(theta, test)
     if error is not None:
         found["error"] = error(objective, theta)
+    if SIGNAL in wanted:
+        a, b = (objective.value_and_grad(theta, points)[1] for points in (batch, test))
+        found[SIGNAL] = jnp.dot(a, b) / jnp.maximum(jnp.sum((a - b) ** 2) / 2, jnp.finfo(theta.dtype).tiny)
     score = found.get("test_loss", loss)
     better = score < best.score
     best = Best(jnp.where(better, theta, best.theta), jnp.where(better, score, best.score))
@@ -261,6 +266,13 @@ class _Loop:
         self.objective, self.sampler, self.plan, self.key = objective, sampler, plan, key
         self.test, self.error, self.callbacks = test, error, callbacks
         self.config, self.problem = config, problem
+        # Columns that some phase's limit asks for, beside those that are always measured.
+        self.wanted = frozenset(name for phase in plan.phases for name in getattr(phase.until, "measures", ()))
+        if self.wanted and test is None:
+            raise ValueError(
+                f"train: the limit of a phase needs the column {', '.join(sorted(self.wanted))}, which compares two "
+                "samples, but this objective has only one. Use stalled or slowing."
+            )
         self.history = History()
         self.phase, self.steps, self.work = 0, 0, Work().counts()
         self.seconds, self.compile_seconds, self.phase_seconds = 0.0, 0.0, 0.0
@@ -378,6 +390,8 @@ class _Loop:
             carry = _everywhere(self.objective.mesh, carry)
             if self.carry is not None:
                 carry = eqx.tree_at(lambda c: c.best, carry, self.carry.best)
+                if phase.keep:
+                    carry = eqx.tree_at(lambda c: c.optimizer, carry, self._kept(number, carry.optimizer))
             self.carry = carry
             del carry  # or it would keep its n×n arrays for the whole phase
         assert self.carry is not None
@@ -436,6 +450,17 @@ class _Loop:
             else:
                 self._tell("progress")
 
+    def _kept(self, number: int, fresh: State) -> State:
+        """The optimizer's memory from the phase before."""
+        assert self.carry is not None
+        different = differences(fresh, self.carry.optimizer)
+        if different:
+            raise ValueError(
+                f"train: phase {number + 1} is to keep the memory of the phase before, which does not fit: "
+                f"{different}. Both phases need the same method with the same sizes; else leave keep=True out."
+            )
+        return dataclasses.replace(self.carry.optimizer, failures=jnp.zeros_like(fresh.failures))
+
     def _over(self, number: int, first: int, price: float) -> bool:
         """Whether `until` ends the phase. Not while too little time is left to pay for compiling the next one."""
         until, last = self.plan.phases[number].until, number + 1 == len(self.plan.phases)
@@ -465,6 +490,7 @@ class _Loop:
             self.carry.best,
             self.test,
             self.error,
+            self.wanted,
             compiling=compiling,
         )
         self.carry = eqx.tree_at(lambda c: c.best, self.carry, best)

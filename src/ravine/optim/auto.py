@@ -5,7 +5,8 @@ import dataclasses
 from ravine._types import Batch, Vector
 from ravine.objective import Objective
 from ravine.optim import presets
-from ravine.optim.phase import Phase, Plan, check_budget, stalled
+from ravine.optim.phase import Phase, Plan, check_budget
+from ravine.optim.switches import stalled
 
 DENSE = 6_000  # parameters up to which a dense inverse Hessian (8n² bytes, four passes a step) pays
 SOLVABLE = 4_000  # rows or parameters up to which one factorisation a step pays

@@ -1,4 +1,4 @@
-"""When to stop, and what comes next: phases and plans."""
+"""What comes next, and until when: phases and plans. (`switches` has the limits that look at progress.)"""
 
 import dataclasses
 import math
@@ -13,7 +13,7 @@ from ravine.optim.ladder import Ladder
 from ravine.optim.optimizer import Info, Optimizer, State
 
 Row = dict[str, Any]
-Until = Callable[[Sequence[Row]], bool]
+Until = Callable[[Sequence[Row]], bool]  # see `ravine.optim.switches`
 
 
 class Tolerance(eqx.Module):
@@ -50,7 +50,9 @@ class Phase:
 
     **Arguments:** `optimizer`; `steps`, how many; `seconds`, of wall time, compilation apart; `until`, a function
     of this phase's history rows so far, asked at every record; `name`, for histories and messages; `tolerance`, asked
-    at every step, ends it earlier. At least one of the other limits is needed unless the plan has one.
+    at every step, ends it earlier. At least one of the other limits is needed unless the plan has one. `keep`: go on
+    with the memory (pairs, damping, momentum) that the phase before left, which must be of the same method; otherwise a
+    phase starts with none, as it must when weights or points changed.
 
     **Raises:** `ValueError` for budgets that are not positive and finite.
 
@@ -68,6 +70,7 @@ class Phase:
     until: Until | None = None
     name: str = ""
     tolerance: Tolerance | None = None
+    keep: bool = False
 
     def __post_init__(self):
         if not isinstance(self.optimizer, Optimizer):
@@ -110,39 +113,3 @@ class Plan:
         for phase in self.phases:
             if phase.steps is None and phase.seconds is None and phase.until is None and self.seconds is None:
                 raise ValueError(f"The phase {phase.label} would never end: give it steps=, seconds= or until=.")
-
-
-def stalled(*, seconds: float, factor: float, key: str = "loss") -> Until:
-    """True once `key` has fallen by less than `factor` within the last `seconds` of this phase.
-
-    ```python
-    >>> import ravine as rv
-    >>> slow = [{"seconds": float(s), "loss": 1.0 - 0.01 * s} for s in range(9)]
-    >>> rv.stalled(seconds=5.0, factor=1.5)(slow)
-    True
-
-    ```
-    """
-
-    def until(rows: Sequence[Row]) -> bool:
-        if not rows or rows[-1]["seconds"] - rows[0]["seconds"] < seconds:
-            return False
-        then = rows[-1]["seconds"] - seconds
-        before = [row[key] for row in rows if row["seconds"] <= then]
-        since = [row[key] for row in rows if row["seconds"] > then]
-        return not min(since) < min(before) / factor
-
-    return until
-
-
-def below(value: float, *, key: str = "loss") -> Until:
-    """True once `key` is at or below `value`.
-
-    ```python
-    >>> import ravine as rv
-    >>> rv.below(1e-3)([{"loss": 1e-4}])
-    True
-
-    ```
-    """
-    return lambda rows: bool(rows) and rows[-1][key] <= value
