@@ -25,7 +25,7 @@ def test_a_plateau_by_seconds_and_by_steps():
         assert not any(limit(rows(falling)[:k]) for k in range(11))
         # The last real fall, by two, is at row 9: four rows later it is out of the window.
         assert [limit(rows(flat)[: k + 1]) for k in range(11, 16)] == [False, False, True, True, True]
-    with pytest.raises(ValueError, match="seconds=.*or steps="):
+    with pytest.raises(ValueError, match="over which the progress is judged"):
         rv.stalled(factor=2.0)
 
 
@@ -41,7 +41,7 @@ def test_slowing_compares_with_the_best_rate_of_the_phase():
     assert rv.slowing(seconds=4.0)(rows([1.0, 0.1, 0.01] + [0.01, 5.0] * 5))
 
 
-@pytest.mark.parametrize(("size", "expected"), [(400, 4.0), (25, 0.25)])
+@pytest.mark.parametrize("size, expected", [(400, 4.0), (25, 0.25)])
 def test_the_signal_is_the_squared_gradient_over_its_variance(size, expected):
     """½‖x − a‖² with a ~ N(0, I) in 400 dimensions: ‖∇L‖² = ‖x‖² = 4, and the gradient of b samples varies by 400/b."""
     data = jax.random.normal(jax.random.key(0), (2_000, 400))

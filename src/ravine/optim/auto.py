@@ -1,15 +1,19 @@
-"""Which method: a first automatic choice, from sizes, structure and precision."""
+"""Which method: an automatic choice, from sizes, structure, precision, and forecasts of memory and time."""
 
 import dataclasses
 
 from ravine._types import Batch, Vector
 from ravine.objective import Objective
 from ravine.optim import presets
+from ravine.optim.forecast import forecast
 from ravine.optim.phase import Phase, Plan, check_budget
 from ravine.optim.switches import stalled
 
 DENSE = 6_000  # parameters up to which a dense inverse Hessian (8n² bytes, four passes a step) pays
-SOLVABLE = 4_000  # rows or parameters up to which one factorisation a step pays
+# A method with a factorisation a step is affordable when so many of its steps fit into the budget of a laptop (flop/s
+# of a product, bytes/s of a copy), within so many GiB. Not of this machine as it is now: a run that is resumed, and
+# every process of one, must come to the same plan.
+AFFORDABLE, LAPTOP, ROOM = 20, (5e10, 1e10), 4.0
 WARM_UP, SHARE = 1_000, 0.04  # steps of Adam at the start, but no more than this share of the budget
 
 
@@ -37,12 +41,18 @@ class Auto:
                 reasons.append("A few steps of Adam, against overfitting the points from a raw start.")
             phases.append(Phase(presets.ssbroyden(), until=stall, name="ssbroyden"))
             reasons.append(f"Self-scaled Broyden with a dense inverse ({_gibibytes(n * n, bits)}).")
-        small = min(n, m) <= SOLVABLE and _gibibytes_of(min(m * n + m * m, n * n), bits) <= 2
-        if objective.has_curvature and small:
-            space = "parameter" if n <= m else "kernel"
-            phases.append(Phase(presets.levenberg_marquardt(acceleration=False), name="levenberg_marquardt"))
-            reasons.append(f"Once that stalls, Levenberg–Marquardt in {space} space ({min(n, m):,} unknowns a step).")
-        else:
+        solver = presets.levenberg_marquardt(acceleration=False)
+        if objective.has_curvature and min(n, m) ** 2 * max(n, m) < 1e13:  # else there is no need to trace it
+            costs = forecast(solver, objective, batch)
+            laptop = costs.cost.seconds(bits=bits, machine=LAPTOP)
+            other, numbers = ("kernel", m * (n + m)) if n <= m else ("parameter", 3 * n * n)
+            told = f"{costs.name} would take {costs.brief} (in {other} space {_gibibytes(numbers, bits)})"
+            if AFFORDABLE * laptop <= self.seconds and costs.bytes <= ROOM * 2**30:
+                phases.append(Phase(solver, name="levenberg_marquardt"))
+                reasons.append(f"{told}: once the rest stalls.")
+            else:
+                reasons.append(f"{told}: too much for this budget.")
+        if len(phases) == 1 or phases[-1].name != "levenberg_marquardt":
             phases[-1] = dataclasses.replace(phases[-1], until=None)
         if bits < 64:
             reasons.append("In float32 curvature methods stop near a relative error of 1e-4; float64 goes on.")
@@ -55,8 +65,8 @@ def auto(*, seconds: float | int) -> Auto:
     Up to 6,000 parameters a dense self-scaled Broyden method (on the problems of this library it beats Gauss–Newton in
     time until the very end), after at most 1,000 steps of Adam: from a raw start quasi-Newton steps may overfit the
     points (poisson2d with k = 4, 1,000 points: error 2e-4 at a loss of 3e-11 without, 1e-7 with). Beyond that Adam,
-    then L-BFGS. When progress per second stalls, and one factorisation a step is affordable, Levenberg–Marquardt
-    follows. The plan's `reason` says what was chosen and why.
+    then L-BFGS. When progress per second stalls, and one factorisation a step is affordable by its forecast,
+    Levenberg–Marquardt follows. The plan's `reason` says what was chosen and why, with memory and time a step.
 
     **Arguments:** `seconds`: the budget of wall time, compilation apart.
 
@@ -73,9 +83,5 @@ def auto(*, seconds: float | int) -> Auto:
     return Auto(float(seconds))
 
 
-def _gibibytes_of(numbers: int, bits: int) -> float:
-    return numbers * bits / 8 / 2**30
-
-
 def _gibibytes(numbers: int, bits: int) -> str:
-    return f"{_gibibytes_of(numbers, bits):.2g} GiB"
+    return f"{numbers * bits / 8 / 2**30:.2g} GiB"

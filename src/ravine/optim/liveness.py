@@ -21,20 +21,20 @@ _VIEWS = {
     "sharding_constraint", "squeeze", "stop_gradient", "transpose",
 }  # fmt: skip
 # Elementwise ones that are cheap enough to be done again for every consumer.
-_CHEAP = {
+CHEAP = {
     "abs", "add", "add_any", "and", "broadcast_in_dim", "ceil", "clamp", "convert_element_type", "div", "eq", "floor",
     "ge", "gt", "integer_pow", "iota", "is_finite", "le", "lt", "max", "min", "mul", "ne", "neg", "not", "or", "pad",
     "real", "imag", "rem", "rev", "round", "select_n", "shift_left", "shift_right_arithmetic", "shift_right_logical",
     "sign", "slice", "dynamic_slice", "square", "sub", "xor", "complex", "conj", "split", "nextafter",
 }  # fmt: skip
 # Elementwise ones that are not.
-_DEAR = {
+DEAR = {
     "acos", "acosh", "asin", "asinh", "atan", "atan2", "atanh", "cbrt", "cos", "cosh", "digamma", "erf", "erf_inv",
     "erfc", "exp", "exp2", "expm1", "lgamma", "log", "log1p", "logistic", "pow", "rsqrt", "sin", "sinh", "sqrt", "tan",
     "tanh", "random_bits", "threefry2x32",
 }  # fmt: skip
-_REDUCTIONS = {"argmax", "argmin", "reduce_and", "reduce_max", "reduce_min", "reduce_or", "reduce_prod", "reduce_sum"}
-_CALLS = {
+REDUCTIONS = {"argmax", "argmin", "reduce_and", "reduce_max", "reduce_min", "reduce_or", "reduce_prod", "reduce_sum"}
+CALLS = {
     "checkpoint": "jaxpr", "remat2": "jaxpr", "closed_call": "call_jaxpr", "core_call": "call_jaxpr",
     "custom_jvp_call": "call_jaxpr", "custom_vjp_call": "call_jaxpr", "jit": "jaxpr", "pjit": "jaxpr",
     "custom_lin": "call_jaxpr", "shard_map": "jaxpr",
@@ -88,7 +88,7 @@ class _Graph:
         for eqn in jaxpr.eqns:
             reads = [number(atom) for atom in eqn.invars]
             name = eqn.primitive.name
-            inner = eqn.params.get(_CALLS[name]) if name in _CALLS else None
+            inner = eqn.params.get(CALLS[name]) if name in CALLS else None
             if inner is not None:
                 inner = getattr(inner, "jaxpr", inner)
                 inside = dict(zip(inner.invars, reads, strict=True))
@@ -245,7 +245,7 @@ def _vanishes(op: _Op, readers: dict[int, list[_Op]], outputs: set[int]) -> bool
     if outputs & set(op.writes):
         return False
     consumers = [reader for write in op.writes for reader in _through(write, readers, outputs)]
-    if op.name in _DEAR and len(consumers) > 1:
+    if op.name in DEAR and len(consumers) > 1:
         return False
     return all(reader is not None and _fuses(reader) for reader in consumers)
 
@@ -265,11 +265,11 @@ def _through(number: int, readers: dict[int, list[_Op]], outputs: set[int]) -> I
 def _elementwise(op: _Op) -> bool:
     if op.name == "dot_general":  # an outer product becomes a multiplication
         return not op.params["dimension_numbers"][0][0]
-    return op.name in _CHEAP or op.name in _DEAR
+    return op.name in CHEAP or op.name in DEAR
 
 
 def _fuses(op: _Op) -> bool:
-    return _elementwise(op) or op.name in _REDUCTIONS
+    return _elementwise(op) or op.name in REDUCTIONS
 
 
 def _updates(op: _Op) -> bool:
