@@ -120,7 +120,7 @@ def test_gradient_methods_that_learn_curvature_leave_gradient_descent_behind(nam
 
 @pytest.mark.parametrize("rule", ["long", "short", "alternating", "adaptive"])
 def test_barzilai_borwein_is_superlinear_in_two_dimensions(rule):
-    """The mean factor a step tends to zero (Barzilai and Borwein, 1988, section 3)."""
+    """The mean factor a step tends to zero (Barzilai and Borwein, 1988)."""
     errors = np.array(errors_on_quadratic(rv.barzilai_borwein(rule), [1.0, KAPPA], 10))
     assert errors[6] ** (1 / 6) < 0.5 * errors[3] ** (1 / 3)
     assert errors[10] < 1e-9
