@@ -25,7 +25,7 @@ class Anderson(Direction):
 
     It accelerates (type II) the iteration θ ← θ − αg: of the points spanned by the last steps that one is taken where
     the gradient, were it linear, would be smallest, and from there a gradient step. Rows are divided by ‖y‖, so that
-    `ridge` has no unit. α is `rate`, or sᵀy/yᵀy of the newest pair.
+    `ridge` has no unit. α is `rate`, or sᵀy/yᵀy of the newest pair (‖s‖/‖y‖ where that is negative).
 
     A direction that is not downhill (as near saddles, whose gradients are small too) is replaced by −αg and the memory
     dropped, as after a failed search. Let the search accept t = 1 where it can, and rise at times (`NonMonotone`).
@@ -55,14 +55,14 @@ class Anderson(Direction):
     ) -> tuple[Line, _Pairs]:
         s, y, grad = previous.s, previous.y, lin.grad
         assert y is not None, "Anderson's acceleration needs a search with gradients"
-        size, step = jnp.linalg.norm(y), jnp.linalg.norm(s)
+        size, sy = jnp.linalg.norm(y), jnp.dot(s, y)
         good = (previous.count > 0) & ~previous.failed & (size > 0)
         count = jnp.where(previous.failed, 0, state.count)
         slot, norm = count % self.memory, jnp.where(good, size, 1)
-        # Without pairs, a step of length one at most.
-        plain = jnp.where(good, jnp.where(jnp.dot(s, y) > 0, jnp.dot(s, y) / norm, step) / norm, 0)
-        plain = jnp.where(good, plain, 1 / jnp.maximum(jnp.linalg.norm(grad), 1))
-        rate = plain if self.rate is None else jnp.asarray(self.rate, grad.dtype)
+        # Without a pair, a step of length one at most.
+        learnt = jnp.where(sy > 0, sy / norm, jnp.linalg.norm(s)) / norm
+        learnt = jnp.where(good, learnt, 1 / jnp.maximum(jnp.linalg.norm(grad), 1))
+        rate = learnt if self.rate is None else jnp.asarray(self.rate, grad.dtype)
         rows = [jnp.where(good, kept.at[slot].set(new / norm), kept) for kept, new in ((state.s, s), (state.y, y))]
         count = jnp.where(good, count + 1, count)
         live = (jnp.arange(self.memory, dtype=jnp.int32) < count)[:, None]

@@ -75,29 +75,27 @@ class NonMonotone(Search):
             return trial <= reference + self.decrease * t * slope
 
         def again(carry):
-            count, t, _, trial, _ = carry
-            return (count < self.trials) & ~enough(t, trial)
+            count, _, t, _, trial, _ = carry
+            return (slope < 0) & (count < self.trials) & ~enough(t, trial)
 
-        def shorter(carry):
-            count, t, _, trial, _ = carry
+        def body(carry):
+            count, t, *_ = carry
+            step = phi.path(t)
+            trial, grad = phi.value_and_grad(step)
             share = -slope * t / (2 * (trial - value - t * slope))
-            t = t * jnp.where(trial < jnp.inf, jnp.clip(share, 0.1, 0.5), 0.1)
-            step = phi.path(t)
-            return count + 1, t, step, *phi.value_and_grad(step)
+            shorter = t * jnp.where(trial < jnp.inf, jnp.clip(share, 0.1, 0.5), 0.1)
+            return count + 1, shorter, t, step, trial, grad
 
-        def first():
-            t = jnp.asarray(self.start, dtype)
-            step = phi.path(t)
-            return jnp.int32(1), t, step, *phi.value_and_grad(step)
-
-        count, t, step, trial, grad = lax.while_loop(again, shorter, first())
-        failed = ~(enough(t, trial) & (slope < 0))
+        start, nothing = jnp.asarray(self.start, dtype), jnp.asarray(jnp.inf, dtype)
+        first = (jnp.int32(0), start, start, jnp.zeros_like(phi.theta), nothing, phi.here.grad)
+        count, _, t, step, trial, grad = lax.while_loop(again, body, first)
+        failed = ~enough(t, trial)
         t, step = jnp.where(failed, 0, t), jnp.where(failed, 0, step)
         trial, grad = jnp.where(failed, value, trial), jnp.where(failed, phi.here.grad, grad)
         heavier = self.forget * weight + 1
         average = (self.forget * weight * average + trial) / heavier
         state = _Reference(recent, average, heavier, trial, jnp.where(failed, 0, place + 1))
-        return t, Found(step, trial, grad, Work(count, count, inner=count - 1), failed), state
+        return t, Found(step, trial, grad, Work(count, count, inner=jnp.maximum(count - 1, 0)), failed), state
 
 
 class GridSearch(Search):
@@ -105,7 +103,7 @@ class GridSearch(Search):
 
     It needs no slope and is misled by none; so it serves steps that are far too long at first, as undamped Gauss–Newton
     steps are. Johannes Müller and Marius Zeinhofer, *Achieving high accuracy with PINNs via energy natural gradient
-    descent*, ICML 2023, section 3, with t = 2⁰, …, 2⁻³⁰. Fails when no point is lower than the one it starts from.
+    descent*, ICML 2023, with t = 2⁰, …, 2⁻³⁰. Fails when no point is lower than the one it starts from.
 
     **Cost:** `count` evaluations, one after the other, so that memory is that of one.
     """

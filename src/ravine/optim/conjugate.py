@@ -18,7 +18,7 @@ def fletcher_reeves(grad: Vector, before: Vector, y: Vector, d: Vector) -> Scala
     """β = ‖g⁺‖²/‖g‖², or zero where gradients are far from orthogonal, |⟨g⁺, g⟩| ≥ ‖g⁺‖²/5, as they are when it jams.
 
     Roger Fletcher and Colin Reeves, *Function minimization by conjugate gradients*, 1964; Michael Powell, *Restart
-    procedures for the conjugate gradient method*, 1977, equation 10.
+    procedures for the conjugate gradient method*, 1977.
     """
     del y, d
     square = jnp.dot(grad, grad)

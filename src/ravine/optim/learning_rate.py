@@ -23,8 +23,8 @@ class Polyak(Search):
 
     Boris Polyak, *Introduction to Optimization*, 1987, section 5.3: with scale = 1 no step leads away from any
     minimiser of a convex loss. On ½λx² that halves the error, and scale = 2 is exact. With `longest`, the cap of
-    Nicolas Loizou, Sharan Vaswani, Issam Laradji and Simon Lacoste-Julien, *Stochastic Polyak step-size for SGD*, 2021,
-    equation 3. A `lower` that is not below the loss gives no step, and fails. **Cost:** nothing.
+    Nicolas Loizou, Sharan Vaswani, Issam Laradji and Simon Lacoste-Julien, *Stochastic Polyak step-size for SGD*, 2021.
+    A `lower` that is not below the loss gives no step, and fails. **Cost:** nothing.
     """
 
     lower: float = 0.0
@@ -110,7 +110,7 @@ class Majorisation(Search):
     times it as long as none was ever too long.
 
     Amir Beck and Marc Teboulle, *A fast iterative shrinkage-thresholding algorithm*, 2009, section 4. Deviations: t may
-    grow, as in Becker, Candès and Grant, *Templates for convex cone problems*, 2011, section 5.3; differences of the
+    grow, as in Becker, Candès and Grant, *Templates for convex cone problems*, 2011; differences of the
     loss below its rounding do not count. **Cost:** one evaluation a trial.
     """
 
@@ -131,15 +131,15 @@ class Majorisation(Search):
             return trial <= value - t / 2 * square + floor
 
         def again(carry):
-            count, t, trial = carry
+            count, _, t, trial = carry
             return (count < self.trials) & ~majorised(t, trial)
 
-        def shorter(carry):
-            count, t, _ = carry
-            t = t * self.shrink
-            return count + 1, t, phi.value(-t * grad)
+        def body(carry):
+            count, t, *_ = carry
+            return count + 1, t * self.shrink, t, phi.value(-t * grad)
 
-        count, t, trial = lax.while_loop(again, shorter, (jnp.int32(1), state.t, phi.value(-state.t * grad)))
+        first = (jnp.int32(0), state.t, state.t, jnp.asarray(jnp.inf, phi.theta.dtype))
+        count, _, t, trial = lax.while_loop(again, body, first)
         step = phi.path(t)
         failed = ~(majorised(t, trial) & jnp.all(jnp.isfinite(step)))
         work = Work(count, inner=count - 1) + phi.path.trial

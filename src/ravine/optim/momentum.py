@@ -7,7 +7,7 @@ import equinox as eqx
 import jax.numpy as jnp
 
 from ravine._results import Work
-from ravine._types import RandomKey, Scalar, Vector
+from ravine._types import Array, RandomKey, Scalar, Vector
 from ravine.objective import Linearisation, Objective
 from ravine.optim.optimizer import Direction
 from ravine.optim.path import Previous
@@ -62,7 +62,7 @@ class HeavyBall(Direction):
 
 
 class _Ahead(eqx.Module):
-    """The last gradient point's x, its gradient and loss, and the sequence that momentum follows from."""
+    """x, and of the last θ the gradient, the loss, and the number that momentum follows from."""
 
     x: Vector
     grad: Vector
@@ -103,12 +103,10 @@ class Nesterov(Direction):
         move = -previous.t * state.grad
         # The step was from the last θ to that plus move plus drift; x is the point in between.
         x = jnp.where(lost, theta, theta - previous.s + move)
-        against = self._against(state.grad, x - state.x)
-        a = jnp.where(lost | against, 1, (1 + jnp.sqrt(1 + 4 * state.sequence**2)) / 2)
         grad, value = lin.grad, lin.value
-        a = jnp.where(self._rose(value, state), 1, a)
-        following = (1 + jnp.sqrt(1 + 4 * a**2)) / 2
-        beta = (a - 1) / following if self.momentum is None else jnp.where(self._rose(value, state), 0, self.momentum)
+        rose = (value > state.value) if self.restart == "function" else jnp.array(False)
+        a = jnp.where(lost | rose | self._against(state.grad, x - state.x), 1, _following(state.sequence))
+        beta = (a - 1) / _following(a) if self.momentum is None else jnp.where(rose, 0, self.momentum)
 
         def drift(move: Vector) -> Vector:
             advance = theta + move - x
@@ -116,8 +114,9 @@ class Nesterov(Direction):
 
         return Drift(grad, drift), _Ahead(x, grad, value, a)
 
-    def _against(self, grad: Vector, advance: Vector):
+    def _against(self, grad: Vector, advance: Vector) -> Array:
         return (jnp.dot(grad, advance) > 0) if self.restart == "gradient" else jnp.array(False)
 
-    def _rose(self, value: Scalar, state: _Ahead):
-        return (value > state.value) if self.restart == "function" else jnp.array(False)
+
+def _following(a: Scalar) -> Scalar:
+    return (1 + jnp.sqrt(1 + 4 * a**2)) / 2
