@@ -1,5 +1,6 @@
 """First-order methods for noise: those of Optax, rates from norms, growing batches, averages, matrices."""
 
+import dataclasses
 import functools
 import inspect
 
@@ -11,6 +12,9 @@ import pytest
 
 import cases
 import ravine as rv
+from ravine.optim.presets.stochastic import STOCHASTIC
+from ravine.optim.presets.stochastic_second_order import STOCHASTIC_SECOND_ORDER
+from ravine.run import numbers
 
 # A matrix, an array with three axes, a vector and a number, of which the loss is no sum.
 START = {
@@ -133,6 +137,39 @@ def test_narrow_leaves_keep_their_memory_narrow(method):
     _, after, _ = cases.step(optimizer, objective, theta, state, None)
     shapes = lambda tree: [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(tree)]
     assert shapes(after) == shapes(state)
+
+
+# ------------------------------------------------------------------------------------------- any of them, anywhere
+
+FAMILIES = {**STOCHASTIC, **STOCHASTIC_SECOND_ORDER}
+BARE = [name for name, method in FAMILIES.items() if not {"samples", "curvature"} & {*method.needs}]
+
+
+@pytest.mark.parametrize("method", FAMILIES)
+def test_single_precision_stays_single(method):
+    """Parameters, memory and what steps report; the loop's carry would refuse another type."""
+    x = jax.random.normal(cases.KEY, (12, 3), jnp.float32)
+    data = {"data": (x, (x[:, 0] > 0).astype(jnp.float32))}
+    term = rv.Term("data", lambda w, pair: jnp.dot(w, pair[0]), lambda z, pair: rv.logistic(z, pair[1]))
+    objective, theta = rv.Objective.from_terms([term], jnp.zeros(3, jnp.float32))
+    optimizer = numbers(FAMILIES[method](), theta.dtype)
+    objective = dataclasses.replace(objective, samples=12)
+    thetas, infos = cases.stream(optimizer, objective, theta, rv.Overlapping(data, size=4, overlap=2), 12)
+    assert thetas.dtype == infos.t.dtype == infos.value.dtype == jnp.float32
+    assert np.isfinite(thetas).all()
+    assert np.linalg.norm(thetas[-1]) > 0
+
+
+@pytest.mark.parametrize("method", BARE)
+def test_where_the_loss_ends_a_run_ends_with_a_reason(method):
+    """√(1 − x) falls to the edge of what is defined, and its slope grows without bound."""
+    run = rv.minimise(lambda x, _: jnp.sqrt(1 - x), jnp.array(0.999), optimizer=FAMILIES[method](), steps=300)
+    assert np.isfinite(run.theta).all()
+    assert np.isfinite(run.loss)
+    assert run.theta[0] > 0.999
+    assert run.stop in (rv.Stop.NOT_FINITE, rv.Stop.SEARCH_FAILED, rv.Stop.STEPS)
+    if run.stop is rv.Stop.STEPS:
+        assert run.loss < np.sqrt(0.001)
 
 
 # ------------------------------------------------------------------------------------------------------ AdaGrad-Norm
