@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import cases
 import oracles
 import ravine as rv
-from ravine.samplers import _morton
+from ravine.samplers import _morton, permuted
 
 BOX = rv.Box((-1.0, 0.0), (1.0, 2.0))
 REGIONS = {"pde": "interior", "bc": "boundary", "ic": "initial"}
@@ -209,7 +209,7 @@ def test_morton_order_keeps_neighbours_together():
 # ----------------------------------------------------------------------------------------------------- minibatches
 
 
-@pytest.mark.parametrize("samples,size", [(12, 4), (13, 5), (6, 6), (5, 1)])
+@pytest.mark.parametrize("samples,size", [(12, 4), (13, 5), (6, 6), (5, 1), (1100, 200)])
 def test_each_sample_once_an_epoch_in_a_new_order(samples, size):
     data = {"data": (jnp.arange(float(samples)), 10 * jnp.arange(float(samples)))}
     per_epoch = samples // size
@@ -321,3 +321,20 @@ def test_data_without_common_samples_have_no_indices():
     batch = given_out(rv.Constant({"a": jnp.ones(3), "b": jnp.ones(4)}), 1)[0]
     assert batch.indices is None
     assert batch.whole is not None
+
+
+@pytest.mark.parametrize("size", [1025, 1500, 4096, 4097])
+def test_long_permutations_are_permutations(size):
+    """Every place once, in another order with another key; places are as likely as each other to hold anything."""
+    order = jax.jit(lambda key: permuted(key, jnp.arange(size), size))
+    one, other = np.asarray(order(cases.KEY)), np.asarray(order(jax.random.key(1)))
+    np.testing.assert_array_equal(np.sort(one), np.arange(size))
+    assert np.mean(one == other) < 0.01
+    np.testing.assert_array_equal(permuted(cases.KEY, jnp.array([3, 700]), size), one[[3, 700]])
+    orders = np.asarray(jax.jit(jax.vmap(order))(jax.random.split(cases.KEY, 300)))
+    for place in (0, 1, size // 2, size - 1):  # uniform: mean and spread of 300 draws, and no memory of the neighbour
+        found = orders[:, place] / size
+        assert abs(found.mean() - 0.5) < 5 / np.sqrt(12 * 300)
+        assert found.var() == pytest.approx(1 / 12, rel=0.3)
+    assert abs(np.corrcoef(orders[:, 0], orders[:, 1])[0, 1]) < 5 / np.sqrt(300)
+    assert abs(np.corrcoef(one[:-1], one[1:])[0, 1]) < 5 / np.sqrt(size)

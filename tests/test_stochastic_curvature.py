@@ -262,7 +262,7 @@ def test_held_out_damping_follows_its_rule():
     made, theta = classes()
     x, y = samples()["data"]
     optimizer = rv.stochastic_levenberg_marquardt(damping=0.05, smoothing=0.6)
-    state, at, mean, damping = optimizer.init(made, theta), theta, np.zeros(2), 0.05
+    state, at, ratio, damping = optimizer.init(made, theta), theta, 0.5, 0.05
     promised, before = None, None
     rng = np.random.default_rng(0)
     for _ in range(6):
@@ -270,8 +270,8 @@ def test_held_out_damping_follows_its_rule():
         batch = {"data": (x[places], y[places])}
         if promised is not None:
             gained = float(made(before, batch) - made(at, batch))
-            mean = 0.6 * mean + 0.4 * np.array([gained, promised])
-            damping *= 1.5 if mean[0] < mean[1] / 4 else 2 / 3 if mean[0] > 0.75 * mean[1] else 1.0
+            ratio = 0.6 * ratio + 0.4 * np.clip(gained / promised, -1, 2)
+            damping *= 1.5 if ratio < 0.25 else 2 / 3 if ratio > 0.75 else 1.0
         lin = made.linearise(at, batch)
         jacobian = np.asarray(lin.jacobian())
         before = at

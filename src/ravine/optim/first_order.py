@@ -58,7 +58,9 @@ class Transform(Direction):
         layout = lin.objective.layout
         gradient = layout.unravel(lin.grad)
 
-        def value_of(params) -> Array:
+        # Line searches refuse any argument that their function does not take, and Sophia asks for one by this name.
+        def value_of(params, obj_fn=None) -> Array:
+            del obj_fn
             return lin.objective(layout.ravel(params), lin.batch)
 
         # Optax mixes its integer step count with floats, which strict promotion would forbid.

@@ -25,7 +25,8 @@ class MultiBatch(Direction):
     """L-BFGS with y = ∇L_O(θ) − ∇L_O(θ before), O being the samples that this batch shares with the one before.
 
     Both gradients are taken on one set of samples, so that sampling noise does not enter y. `Overlapping` batches say
-    what they share; on any other the whole batch serves, at the price of one gradient.
+    what they share; on any other the whole batch serves, at the price of one gradient. For large batches: a step of
+    second order on few samples fits their noise.
 
     **Arguments:** `memory`, pairs; `curvature`, the least sᵀy/sᵀs of a pair that is kept.
 
@@ -263,8 +264,7 @@ class Sophia(Direction):
 
 class _Held(eqx.Module):
     damping: Scalar
-    actual: Scalar  # means of the decreases on other points, and of those predicted
-    predicted: Scalar
+    ratio: Scalar  # mean of decrease on other points over decrease promised
     slope: Scalar  # ⟨∇L, d⟩ and ‖Jd‖² of the last step
     bend: Scalar
 
@@ -272,14 +272,14 @@ class _Held(eqx.Module):
 class HeldOut(Direction):
     """−(JᵀJ + λμI)⁻¹∇L with λ set by what the last steps brought on points that they did not see.
 
-    At each new batch the decrease by the last step is measured, L_B(θ before) − L_B(θ), and compared with what the
-    model on the old batch had promised. Both are averaged over some steps; where their ratio is below ¼, λ grows by
-    half, above ¾ it shrinks by a third. A step that fits the noise of its own batch promises much and keeps little, so
-    that the smaller the batches, the larger λ becomes. On points that never change the ratio is the gain ratio of
-    Levenberg and Marquardt, a step late.
+    At each new batch the decrease by the last step is measured, L_B(θ before) − L_B(θ), and divided by what the model
+    on the old batch had promised. This ratio, between −1 and 2, is averaged over some steps; where the mean is below
+    ¼, λ grows by half, above ¾ it shrinks by a third. A step that fits the noise of its own batch promises much and
+    keeps little, so that the smaller the batches, the larger λ becomes. On points that never change it is the gain
+    ratio of Levenberg and Marquardt, a step late.
 
-    **Arguments:** `start`, the first λ; `smoothing`, the decay of the means; `floor`, of λ in units of machine epsilon;
-    `space`, `solver` as in `GaussNewton`.
+    **Arguments:** `start`, the first λ, best large for batches of fewer rows than parameters; `smoothing`, the decay of
+    the mean; `floor`, of λ in units of machine epsilon; `space`, `solver` as in `GaussNewton`.
 
     **Raises:** `ValueError` when the objective has no curvature to use (a bare scalar loss).
 
@@ -291,8 +291,8 @@ class HeldOut(Direction):
     the other points; the search guards a step on its own batch.
     """
 
-    start: float = 1e-1
-    smoothing: float = 0.9
+    start: float = 1.0
+    smoothing: float = 0.8
     floor: float = 1.0
     space: Space = eqx.field(static=True, default="auto")
     solver: Solver = eqx.field(static=True, default="cholesky")
@@ -307,7 +307,7 @@ class HeldOut(Direction):
     def init(self, objective: Objective, theta: Vector) -> _Held:
         self._inner().init(objective, theta)  # which refuses what has no curvature
         zero = jnp.zeros((), theta.dtype)
-        return _Held(jnp.asarray(self.start, theta.dtype), zero, zero, zero, zero)
+        return _Held(jnp.asarray(self.start, theta.dtype), zero + 0.5, zero, zero)
 
     def __call__(
         self, lin: Linearisation, theta: Vector, state: _Held, previous: Previous, *, key: RandomKey
@@ -315,10 +315,10 @@ class HeldOut(Direction):
         t = previous.t
         gained = lin.objective(theta - previous.s, lin.batch) - lin.value
         promised = -t * state.slope - t**2 * state.bend / 2
-        known = (previous.count > 0) & ~previous.failed & jnp.isfinite(gained)
-        mean = lambda old, new: jnp.where(known, self.smoothing * old + (1 - self.smoothing) * new, old)
-        actual, predicted = mean(state.actual, gained), mean(state.predicted, promised)
-        factor = jnp.where(actual < predicted / 4, 1.5, jnp.where(actual > 0.75 * predicted, 2 / 3, 1.0))
+        known = (previous.count > 0) & ~previous.failed & (promised > 0)
+        ratio = jnp.clip(jnp.nan_to_num(gained / jnp.where(known, promised, 1), nan=-1.0), -1, 2)
+        ratio = jnp.where(known, self.smoothing * state.ratio + (1 - self.smoothing) * ratio, state.ratio)
+        factor = jnp.where(ratio < 0.25, 1.5, jnp.where(ratio > 0.75, 2 / 3, 1.0))
         factor = jnp.where(previous.failed, 10.0, jnp.where(known, factor, 1.0)).astype(theta.dtype)
         damping = jnp.clip(state.damping * factor, self.floor * jnp.finfo(theta.dtype).eps, 1e12)
         path, _ = self._inner()(lin, theta, None, previous, key=key)
@@ -326,4 +326,4 @@ class HeldOut(Direction):
         step, work = path.attempt(damping)
         slope, bend = jnp.dot(lin.grad, step), jnp.sum(lin.jvp(step) ** 2)
         work = path.work + path.trial + work + Work(evaluations=1, products=1)
-        return Line(step, lin.grad, work), _Held(damping, actual, predicted, slope, bend)
+        return Line(step, lin.grad, work), _Held(damping, ratio, slope, bend)

@@ -73,6 +73,18 @@ class SVRG(Direction):
     loopless as in Dmitry Kovalev, Samuel Horváth and Peter Richtárik, *Don't jump through hoops and remove those
     loops*, 2020, algorithm 1. Deviation: the anchor moves before a step and not after it, so that such a step is one
     along the full gradient.
+
+    ```python
+    >>> import jax, jax.numpy as jnp, ravine as rv
+    >>> x = jnp.linspace(-1.0, 1.0, 20)
+    >>> y = 2 * x + jnp.sin(9 * x)
+    >>> line = rv.Term("fit", lambda slope, pair: slope * pair[0] - pair[1])
+    >>> problem = rv.Problem((line,), rv.Minibatches({"fit": (x, y)}, size=4), lambda key: jnp.array(0.0))
+    >>> run = rv.train(problem, rv.Phase(rv.svrg(0.5), steps=200), key=jax.random.key(0))
+    >>> bool(abs(run.model - jnp.dot(x, y) / jnp.dot(x, x)) < 1e-5)
+    True
+
+    ```
     """
 
     probability: float | None = None

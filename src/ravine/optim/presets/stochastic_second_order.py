@@ -47,7 +47,7 @@ def stochastic_gauss_newton(
 
 
 def stochastic_levenberg_marquardt(
-    *, damping: float = 1e-1, smoothing: float = 0.9, space: Space = "auto", solver: Solver = "cholesky"
+    *, damping: float = 1.0, smoothing: float = 0.8, space: Space = "auto", solver: Solver = "cholesky"
 ) -> Optimizer:
     """Levenberg–Marquardt whose damping follows from what steps bring on the next batch. Armijo on the batch."""
     return Optimizer(HeldOut(damping, smoothing, space=space, solver=solver), Armijo(longest=1.0))
