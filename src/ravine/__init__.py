@@ -39,6 +39,7 @@ if TYPE_CHECKING:
         METHODS,
         Method,
         adam,
+        arc,
         bfgs,
         broyden_class,
         cubic_newton,
@@ -68,7 +69,7 @@ if TYPE_CHECKING:
     )
     from ravine.optim.quasi_newton import LBFGS, Broyden
     from ravine.optim.search import Armijo, Damping, Fixed, Wolfe
-    from ravine.optim.trust_region import Cauchy, Cubic, Dogleg, Exact, Radius, Steihaug, TrustRegion
+    from ravine.optim.trust_region import Cauchy, Cubic, Dogleg, Exact, Lanczos, Radius, Steihaug, TrustRegion
     from ravine.problems.problem import GridReference, ParameterReference, Problem, relative_l2
     from ravine.run import History, Run
     from ravine.samplers import RAD, Constant, Grid, Minibatches, Redrawn, Sampler, Sobol, Uniform
@@ -101,11 +102,12 @@ _NAMES_OF = {
     "optim.curvature": ("SR1", "Curvature", "GaussNewtonMatrix", "Hessian", "LimitedSR1"),
     "optim.ladder": ("Ladder",),
     "optim.newton": ("HessianFree", "Newton", "NewtonCG", "NystromNewton"),
-    "optim.trust_region": ("Cauchy", "Cubic", "Dogleg", "Exact", "Radius", "Steihaug", "TrustRegion"),
+    "optim.trust_region": ("Cauchy", "Cubic", "Dogleg", "Exact", "Lanczos", "Radius", "Steihaug", "TrustRegion"),
     "optim.presets": (
         "METHODS",
         "Method",
         "adam",
+        "arc",
         "bfgs",
         "broyden_class",
         "cubic_newton",
@@ -174,6 +176,7 @@ __all__ = [
     "History",
     "Info",
     "Ladder",
+    "Lanczos",
     "Layout",
     "LimitedSR1",
     "Line",
@@ -211,6 +214,7 @@ __all__ = [
     "Wolfe",
     "Work",
     "adam",
+    "arc",
     "auto",
     "below",
     "bfgs",

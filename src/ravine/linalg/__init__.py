@@ -3,7 +3,7 @@
 from ravine.linalg.dense import damped_qr, gram, shifted_cholesky, solve_cholesky, solve_qr, symmetric_product
 from ravine.linalg.krylov import Solution, conjugate_gradients
 from ravine.linalg.nystrom import Nystrom, nystrom
-from ravine.linalg.trust import Secular, Truncated, cubic_model, steihaug, trust_region
+from ravine.linalg.trust import Secular, Truncated, cubic_model, lanczos, steihaug, trust_region
 
 __all__ = [
     "Nystrom",
@@ -14,6 +14,7 @@ __all__ = [
     "cubic_model",
     "damped_qr",
     "gram",
+    "lanczos",
     "nystrom",
     "shifted_cholesky",
     "solve_cholesky",

@@ -10,6 +10,7 @@ from ravine.optim.presets.gauss_newton import (
 )
 from ravine.optim.presets.newton import (
     NEWTON,
+    arc,
     cubic_newton,
     dogleg,
     hessian_free,
@@ -42,6 +43,7 @@ __all__ = [
     "METHODS",
     "Method",
     "adam",
+    "arc",
     "bfgs",
     "broyden_class",
     "cubic_newton",
