@@ -89,6 +89,17 @@ def test_methods_for_data_follow_on_two_devices():
     """)
 
 
+def test_newton_methods_on_two_devices():
+    run("""
+    for method in (rv.trust_region_newton(), rv.newton_cg(), rv.hessian_free(), rv.saddle_free_newton()):
+        ends = [
+            rv.train(problem, rv.Phase(method, steps=4), key=jax.random.key(0), devices=devices).theta
+            for devices in (1, 2)
+        ]
+        np.testing.assert_allclose(np.asarray(ends[1]), np.asarray(ends[0]), rtol=1e-6, atol=1e-8)
+    """)
+
+
 def test_a_run_on_two_devices_resumes_bit_for_bit(tmp_path):
     run(f"""
     import dataclasses

@@ -9,7 +9,7 @@ import pytest
 
 import cases
 import ravine as rv
-from ravine.linalg import cubic_model, steihaug, trust_region
+from ravine.linalg import cubic_model, lanczos, steihaug, trust_region
 from ravine.optim.path import Previous
 
 SIZE = 6
@@ -165,6 +165,44 @@ def test_paths_stay_inside_and_predict_the_model(name, spectrum):
         np.testing.assert_allclose(found.reduction, reduction, rtol=1e-8)
 
 
+@pytest.mark.parametrize("spectrum", SPECTRA)
+def test_krylov_subspaces_of_full_dimension_are_exact(spectrum):
+    """The radius and the cubic model both; of less, still inside and no better than the best."""
+    matrix, _ = symmetric(SPECTRA[spectrum], 3)
+    objective, theta = rv.Objective.from_loss(cases.bowl, jnp.linspace(0, 2, SIZE))
+    for inner in (rv.Exact(), rv.Cubic()):
+        ends = [
+            proposals(rv.TrustRegion(rv.Hessian(), way), objective, theta, jnp.asarray(matrix), RADII)[0]
+            for way in (inner, rv.Lanczos(inner, SIZE), rv.Lanczos(inner, 2))
+        ]
+        gradient = matrix @ (np.linspace(0, 2, SIZE) - 1)
+        if spectrum == "convex":  # solved to the first tolerance of inexact Newton
+            inside = ~ends[1].bound if inner == rv.Exact() else np.zeros(len(RADII), bool)
+            rest = ends[1].step @ matrix + gradient
+            assert (np.linalg.norm(rest[inside], axis=1) <= 0.1 * np.linalg.norm(gradient) * (1 + 1e-9)).all()
+        elif spectrum != "singular":
+            np.testing.assert_allclose(ends[1].reduction, ends[0].reduction, rtol=1e-7)
+        assert (ends[2].reduction <= ends[0].reduction * (1 + 1e-9)).all()
+        assert (ends[2].reduction > 0).all()
+
+
+def test_lanczos_stops_where_conjugate_gradients_would():
+    matrix, _ = symmetric(SPECTRA["convex"], 3)
+    right = np.random.default_rng(4).normal(size=SIZE)
+    for tolerance in (0.3, 0.03, 1e-6):
+        basis, small, count = lanczos(
+            lambda v: jnp.asarray(matrix) @ v, jnp.asarray(right), size=SIZE, tolerance=tolerance
+        )
+        count = int(count)
+        np.testing.assert_allclose(basis @ basis.T, np.diag(np.arange(SIZE) < count), atol=1e-12)
+        used = basis[:count]
+        np.testing.assert_allclose(used @ matrix @ used.T, small[:count, :count], atol=1e-10)
+        x = -used.T @ np.linalg.solve(small[:count, :count], used @ right)
+        assert np.linalg.norm(right + matrix @ x) <= tolerance * np.linalg.norm(right) * (1 + 1e-9)
+        shorter = steihaug(product, jnp.asarray(right), jnp.array(1e9), tolerance=tolerance)
+        assert count == int(shorter.iterations)
+
+
 def test_dogleg_is_the_formula():
     """Nocedal and Wright, 2006, equation 4.16, with its quadratic equation solved by NumPy."""
     matrix, _ = symmetric(SPECTRA["convex"], 4)
@@ -242,7 +280,7 @@ def test_newton_methods_converge_quadratically(name):
     assert (later <= 10 * small[: len(later)] ** 2).all()
 
 
-@pytest.mark.parametrize("name", ["newton_cg", "trust_region_cg"])
+@pytest.mark.parametrize("name", ["newton_cg", "trust_region_cg", "arc"])
 def test_inexact_newton_converges_superlinearly(name):
     """Forcing terms that fall with the gradient: the error falls by ever larger factors."""
     errors = errors_of(rv.METHODS[name](), 14)
@@ -429,7 +467,7 @@ def test_float32_goes_down_too(name):
     np.testing.assert_allclose(thetas[-1], 1.0, atol=2e-2)
 
 
-@pytest.mark.parametrize("name", ["trust_region_newton", "cubic_newton", "trust_region_cg", "sr1"])
+@pytest.mark.parametrize("name", ["trust_region_newton", "cubic_newton", "trust_region_cg", "arc", "sr1"])
 def test_saddles_are_left(name):
     """x⁴/4 − x²/2 + y²/2 next to its saddle at zero, on the axis that leads there."""
     loss = lambda x, _: x[0] ** 4 / 4 - x[0] ** 2 / 2 + x[1] ** 2 / 2

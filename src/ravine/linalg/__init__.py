@@ -4,7 +4,7 @@ from ravine.linalg.dense import damped_qr, gram, shifted_cholesky, solve_cholesk
 from ravine.linalg.kronecker import Diagonal, kronecker_product, kronecker_sum
 from ravine.linalg.krylov import Solution, conjugate_gradients
 from ravine.linalg.nystrom import Nystrom, nystrom
-from ravine.linalg.trust import Secular, Truncated, cubic_model, steihaug, trust_region
+from ravine.linalg.trust import Secular, Truncated, cubic_model, lanczos, steihaug, trust_region
 
 __all__ = [
     "Diagonal",
@@ -18,6 +18,7 @@ __all__ = [
     "gram",
     "kronecker_product",
     "kronecker_sum",
+    "lanczos",
     "nystrom",
     "shifted_cholesky",
     "solve_cholesky",

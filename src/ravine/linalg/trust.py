@@ -86,6 +86,72 @@ def steihaug(
     return Truncated(x, decrease, count, bound, jnp.linalg.norm(r) / jnp.where(size > 0, size, 1))
 
 
+def lanczos(
+    operator: Operator, start: Vector, *, size: int, tolerance: Scalar | float = 0.0
+) -> tuple[Float[Array, "k n"], Float[Array, "k k"], Count]:
+    """An orthonormal basis Q (rows) of the Krylov subspace of B and b, and T = QBQᵀ, tridiagonal; how many products.
+
+    The basis begins with b/‖b‖ and has `size` rows. Where the subspace is invariant, or T is positive definite and
+    x = −QᵀT⁻¹Qb has ‖b + Bx‖ ≤ tolerance · ‖b‖, the rest of the rows are zero and stand for a multiple of the identity
+    at the upper end of the spectrum. A product that is not finite ends the iteration likewise.
+
+    **Cost:** a product and 8kn flops for the k-th row (each is made orthogonal to all before it, twice).
+
+    Cornelius Lanczos, *An iteration method for the solution of the eigenvalue problem of linear differential and
+    integral operators*, 1950.
+
+    ```python
+    >>> import jax.numpy as jnp
+    >>> from ravine.linalg import lanczos
+    >>> basis, matrix, count = lanczos(lambda v: 3 * v, jnp.array([0.0, 2.0]), size=2)
+    >>> basis.tolist(), matrix.tolist(), int(count)
+    ([[0.0, 1.0], [0.0, 0.0]], [[3.0, 0.0], [0.0, 3.0]], 1)
+
+    ```
+    """
+    eps, norm = jnp.finfo(start.dtype).eps, jnp.linalg.norm(start)
+
+    def again(carry):
+        return (carry[0] < size) & ~carry[-1]
+
+    def body(carry):
+        count, basis, diagonal, beside, pivot, last, largest, _ = carry
+        product = operator(basis[count])
+        sound = jnp.all(jnp.isfinite(product))
+        product = jnp.where(sound, product, 0)
+        alpha = jnp.dot(basis[count], product)
+        rest = product
+        for _ in range(2):
+            rest = rest - (basis @ rest) @ basis
+        beta = jnp.linalg.norm(rest)
+        largest = jnp.maximum(largest, jnp.maximum(jnp.abs(alpha), beta))
+        # The residual of conjugate gradients is β|yₖ|, with the last entry yₖ of T⁻¹e₁ from the pivots of T = LDLᵀ.
+        before = jnp.where(count == 0, 0, beside[jnp.maximum(count - 1, 0)])
+        new = alpha - before**2 / jnp.where(count == 0, 1, pivot)
+        definite = (new > 0) & ((count == 0) | (pivot > 0))
+        new = jnp.where(definite, new, -1)
+        last = jnp.where(count == 0, 1, -before * last) / jnp.where(definite, new, 1)
+        met = definite & (beta * jnp.abs(last) <= tolerance)
+        done = met | ~sound | (beta <= 10 * eps * largest)
+        beside = beside.at[count].set(jnp.where(done, 0, beta))
+        following = jnp.where(done, 0, rest / jnp.where(beta > 0, beta, 1))
+        basis = basis.at[jnp.minimum(count + 1, size - 1)].set(
+            jnp.where(count + 1 < size, following, basis[jnp.minimum(count + 1, size - 1)])
+        )
+        return count + 1, basis, diagonal.at[count].set(alpha), beside, new, last, largest, done
+
+    zeros, zero = jnp.zeros(size, start.dtype), jnp.zeros((), start.dtype)
+    basis = jnp.zeros((size, start.shape[0]), start.dtype).at[0].set(start / jnp.where(norm > 0, norm, 1))
+    carry = (jnp.int32(0), basis, zeros, zeros, zero, zero, zero, jnp.array(False))
+    count, basis, diagonal, beside, _, _, _, _ = lax.while_loop(again, body, carry)
+    # No eigenvalue exceeds this (Gershgorin).
+    top = jnp.max(jnp.abs(diagonal) + beside + jnp.pad(beside[:-1], (1, 0)))
+    top = jnp.where(size > 1, top, 0)
+    diagonal = jnp.where(jnp.arange(size) < count, diagonal, top)
+    off = beside[: size - 1]
+    return basis, jnp.diag(diagonal) + jnp.diag(off, 1) + jnp.diag(off, -1), count
+
+
 class Secular(NamedTuple):
     """The minimiser in an eigenbasis: its `coefficients`, the multiplier `shift` λ with (B + λI)x = −g, the `decrease`
     −gᵀx − ½xᵀBx, and whether the region `bound` it (λ > 0)."""

@@ -26,11 +26,12 @@ from ravine.terms import Weighted
 @dataclasses.dataclass(frozen=True)
 class Spectrum:
     """B in a basis of eigenvectors that, where it is not complete, contains the gradient: `values` ascending, `slopes`
-    Vᵀg, and `lift`, which takes coefficients to a vector."""
+    Vᵀg, `lift`, which takes coefficients to a vector, and what it cost."""
 
     values: Float[Array, "k"]
     slopes: Float[Array, "k"]
     lift: Callable[[Float[Array, "k"]], Vector]
+    work: Work
 
 
 class Quadratic:
@@ -62,7 +63,7 @@ class Quadratic:
 
         kept, (values, slopes) = on_first(mesh, decompose, (self.matrix(),), grad)
         lift = lambda coefficients: on_first(mesh, lambda kept, c: (kept, kept[0] @ c), kept, coefficients)[1]
-        return Spectrum(values, slopes, lift)
+        return Spectrum(values, slopes, lift, self.matrix_cost + Work(inner=1))
 
 
 class Curvature(eqx.Module):
@@ -292,7 +293,7 @@ class _Compact(Quadratic):
         slopes = jnp.append(slopes, size)
         order = jnp.argsort(values)
         rows = jnp.concatenate([self.vectors, rest[None]])[order]
-        return Spectrum(values[order], slopes[order], lambda coefficients: coefficients @ rows)
+        return Spectrum(values[order], slopes[order], lambda coefficients: coefficients @ rows, Work())
 
 
 def _rows(spread: Array, turn: Array) -> tuple[Array, Array]:

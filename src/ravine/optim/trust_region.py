@@ -15,9 +15,9 @@ from jax import lax
 from ravine._results import Work
 from ravine._types import Array, Callable, PyTree, RandomKey, Scalar, Vector
 from ravine.blocks import on_first
-from ravine.linalg import Secular, cubic_model, shifted_cholesky, solve_cholesky, steihaug, trust_region
+from ravine.linalg import Secular, cubic_model, lanczos, shifted_cholesky, solve_cholesky, steihaug, trust_region
 from ravine.objective import Linearisation, Objective
-from ravine.optim.curvature import Curvature, Quadratic
+from ravine.optim.curvature import Curvature, Quadratic, Spectrum
 from ravine.optim.forcing import forcing
 from ravine.optim.optimizer import Direction, Search
 from ravine.optim.path import Along, Found, Previous
@@ -278,8 +278,42 @@ def _spectral(
         found = solve(spectrum.values, spectrum.slopes, t)
         return Proposal(spectrum.lift(found.coefficients), found.decrease, found.bound, Work())
 
-    work = quadratic.matrix_cost + Work(inner=1)
-    return Bounded(quadratic, lin.grad, propose, work, unit=unit, radius=radius)
+    return Bounded(quadratic, lin.grad, propose, spectrum.work, unit=unit, radius=radius)
+
+
+class Lanczos(Subproblem):
+    """Another subproblem, `Exact` or `Cubic`, in the Krylov subspace of B and ∇L: products only, and none for a trial.
+
+    The subspace grows until conjugate gradients would have met the tolerance, to `dimension` at most. Unlike
+    truncated conjugate gradients it goes on past negative curvature, and knows the best point on the border.
+
+    **Cost:** a product and 4kn flops for the k-th vector; `dimension` · n numbers.
+
+    Nicholas Gould, Stefano Lucidi, Massimo Roma and Philippe Toint, *Solving the trust-region subproblem using the
+    Lanczos method*, SIAM J. Optim. 1999; Cartis, Gould and Toint, 2011, section 6.2. See `ravine.linalg.lanczos`.
+    """
+
+    subproblem: Subproblem
+    dimension: int = eqx.field(static=True, default=50)
+
+    def __call__(self, lin: Linearisation, quadratic: Quadratic, tolerance: Scalar) -> Bounded:
+        return self.subproblem(lin, _Reduced(quadratic, self.dimension, tolerance), tolerance)
+
+
+class _Reduced(Quadratic):
+    """B, whose spectrum is that of its restriction to a Krylov subspace."""
+
+    def __init__(self, whole: Quadratic, dimension: int, tolerance: Scalar):
+        super().__init__(whole.lin, whole.product, whole.matrix, product_cost=whole.product_cost)
+        self.dimension, self.tolerance = dimension, tolerance
+
+    def spectrum(self, grad: Vector) -> Spectrum:
+        size = min(self.dimension, grad.shape[0])
+        basis, matrix, count = lanczos(self.product, grad, size=size, tolerance=self.tolerance)
+        values, vectors = jnp.linalg.eigh(matrix)
+        cost = jax.tree.map(lambda each: count * each, self.product_cost)
+        lift = lambda coefficients: (vectors @ coefficients) @ basis
+        return Spectrum(values, jnp.linalg.norm(grad) * vectors[0], lift, cost + Work(inner=count))
 
 
 # ------------------------------------------------------------------------------------------------------- direction

@@ -26,6 +26,7 @@ from ravine.optim.presets.natural_gradient import (
 )
 from ravine.optim.presets.newton import (
     NEWTON,
+    arc,
     cubic_newton,
     dogleg,
     hessian_free,
@@ -107,6 +108,7 @@ __all__ = [
     "amsgrad",
     "anagram",
     "anderson",
+    "arc",
     "asgd",
     "averaged",
     "barzilai_borwein",

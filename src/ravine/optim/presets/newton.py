@@ -6,7 +6,7 @@ from ravine.optim.newton import HessianFree, Newton, NewtonCG, NystromNewton
 from ravine.optim.optimizer import Optimizer
 from ravine.optim.presets._method import Method, catalogue
 from ravine.optim.search import Armijo, Wolfe
-from ravine.optim.trust_region import Cubic, Dogleg, Exact, Radius, Steihaug, TrustRegion
+from ravine.optim.trust_region import Cubic, Dogleg, Exact, Lanczos, Radius, Steihaug, TrustRegion
 
 
 def newton() -> Optimizer:
@@ -59,6 +59,11 @@ def cubic_newton(*, start: float = 1.0) -> Optimizer:
     return Optimizer(TrustRegion(Hessian(), Cubic()), Radius(start, shrink=0.5, growth=2.0))
 
 
+def arc(*, start: float = 1.0, dimension: int = 50) -> Optimizer:
+    """Adaptive cubic regularisation in Krylov subspaces (Cartis, Gould and Toint, 2011): products only, no matrix."""
+    return Optimizer(TrustRegion(Hessian(), Lanczos(Cubic(), dimension)), Radius(start, shrink=0.5, growth=2.0))
+
+
 def trust_region_gauss_newton(*, radius: float = 1.0) -> Optimizer:
     """Gauss–Newton in a trust region (Moré, 1978), each step exact. Needs residuals; from any start."""
     return Optimizer(TrustRegion(GaussNewtonMatrix(), Exact()), Radius(radius))
@@ -83,6 +88,7 @@ NEWTON = catalogue(
         "Nesterov and Polyak, 2006; Cartis, Gould and Toint, 2011",
         ("same points", "double"),
     ),
+    Method(arc, *_PRODUCTS, "dimension·n", "Cartis, Gould and Toint, 2011", ("double",)),
     Method(
         trust_region_gauss_newton,
         "Gauss–Newton",
