@@ -215,6 +215,21 @@ def test_grid_reference_orders_points_as_values():
     assert float(grid.error(lambda z: 10 * z[0] + z[1], jnp.float64)) == 0.0
 
 
+@pytest.mark.parametrize("name,count", [("poisson5d", 10_065), ("poisson10d", 118_145), ("poisson100d", 1_325_057)])
+def test_networks_have_the_published_sizes(name, count):
+    shapes = eqx.filter_eval_shape(rv.problems.make(name).model, cases.KEY)
+    assert sum(leaf.size for leaf in jax.tree.leaves(eqx.filter(shapes, lambda x: hasattr(x, "size")))) == count
+
+
+def test_point_reference_compares_in_order():
+    points = np.array([[0.0, 1.0], [2.0, 5.0], [1.0, 1.0]])
+    reference = rv.PointReference(points, points @ np.array([10.0, 1.0]))
+    assert float(reference.error(lambda z: 10 * z[0] + z[1], jnp.float64)) == 0.0
+    assert float(reference.error(lambda z: 20 * z[0] + 2 * z[1], jnp.float64)) == pytest.approx(1.0)
+    with pytest.raises(ValueError, match="do not fit points of shape"):
+        rv.PointReference(points, np.zeros(2))
+
+
 def test_grid_reference_that_does_not_fit():
     with pytest.raises(ValueError, match="do not fit axes of lengths"):
         rv.GridReference((np.zeros(3),), np.zeros(4), ("x",))

@@ -259,7 +259,7 @@ def test_probe_rejects_what_is_not_finite_and_says_so():
 
 
 def test_target_changes_once_the_damping_turns_up():
-    """With λ falling the target stays small; once λ rises over the window it is the late one, for good."""
+    """With λ falling the target is small; while λ rises over the window it is the late one."""
     search = rv.Probe(accept=0.2, late=0.5, window=5, probes=50)
     gain = lambda t: 1 / (1 + t**2)
     state = search.init(jnp.dtype(float))
@@ -270,6 +270,9 @@ def test_target_changes_once_the_damping_turns_up():
         t, _, state = probe(search, gain, state, shift=lambda t, n=number: jnp.exp(jnp.asarray(float(n))))
     assert state.late
     np.testing.assert_allclose(t, 1.0, rtol=1e-2)
+    for number in range(8):
+        _, _, state = probe(search, gain, state, shift=lambda t, n=number: jnp.exp(-jnp.asarray(float(n))))
+    assert not state.late
 
 
 # ------------------------------------------------------------------------------------------------------------ presets

@@ -171,6 +171,11 @@ class Spectrum:
         self.floor = (eps if solver == "eigh" else (10 * eps) ** 2) * largest + jnp.finfo(dtype).tiny
         self.coefficients = jnp.sqrt(self.values) * self.raw if self.kernel else self.raw
 
+    @property
+    def trial(self) -> Work:
+        """What each `lift` costs: a product with Jᵀ in kernel space."""
+        return Work(products=1 if self.kernel else 0)
+
     def lift(self, weights: Float[Array, "k"]) -> Vector:
         """−Σ w_i c_i v_i. **Cost:** 2ks flops, for k values in s dimensions."""
 
@@ -212,7 +217,7 @@ class Radial:
     """
 
     def __init__(self, spectrum: Spectrum, work: Work):
-        self.spectrum, self.work, self.trial = spectrum, work, Work()
+        self.spectrum, self.work, self.trial = spectrum, work, spectrum.trial
 
     def __call__(self, t: Scalar) -> Vector:
         return self.spectrum.lift(1 / (self.spectrum.values + self.damping(t)))
@@ -313,7 +318,7 @@ class Truncated(Direction):
         least = jnp.maximum(self.cutoff**2 * jnp.max(values), spectrum.floor)
         kept = values > least
         direction = spectrum.lift(jnp.where(kept, 1 / jnp.where(kept, values, 1), 0))
-        return Line(direction, lin.grad, Work(rows=lin.rows, inner=1)), None
+        return Line(direction, lin.grad, Work(rows=lin.rows, inner=1) + spectrum.trial), None
 
 
 def _check_sizes(name: str, columns: int | None, rows: int | None) -> None:
@@ -359,12 +364,13 @@ class Probe(Search):
     gain ratios ρ = (actual decrease)/(predicted decrease), made monotone by their running minimum, say where ρ crosses
     `accept`; that radius is taken if the loss falls there, else the best probe. Where all probes gain more, the largest
     one is taken, so that the radius grows; where none gains enough, the best one, so that it shrinks; where none gains
-    at all, the radius is cut by `spread`² and probed again. `accept` is small at first, for deliberately long steps,
-    and becomes `late` for good once log λ, fitted over the last `window` steps, turns up.
+    at all, the radius is cut by `spread`² and probed again. `accept` is small, for deliberately long steps, and `late`
+    in its place while log λ, fitted over the last `window` steps, rises.
 
     **Cost:** `probes` + 1 evaluations of the loss and of the path.
 
-    Webb, Jerad and Cartis, *DSGNAR*, arXiv 2607.02194.
+    Webb, Jerad and Cartis, *DSGNAR*, arXiv 2607.02194. Deviation: there the larger ratio is kept once λ has turned up;
+    that may happen long before the end.
     """
 
     start: float = 1.0
@@ -419,8 +425,9 @@ class Probe(Search):
         dampings = jnp.where(failed, state.dampings, dampings)
         count = state.count + jnp.where(failed, 0, 1)
         age = jnp.arange(self.window, dtype=dtype) - (self.window - 1) / 2
-        late = state.late | ((count >= self.window) & (jnp.dot(age, dampings) > 0))
-        work = Work(evaluations=rounds * self.probes + 1, inner=rounds * self.probes)
+        late = (count >= self.window) & (jnp.dot(age, dampings) > 0)
+        trials = rounds * self.probes + 1
+        work = Work(evaluations=trials, inner=trials - 1, products=trials * path.trial.products)
         return t, Found(step, best, None, work, failed), _ProbeState(radius, dampings, count, late)
 
 
