@@ -7,6 +7,7 @@ gradient with respect to the product, g_c. No G of a large layer is formed where
 """
 
 import dataclasses
+import math
 import re
 
 import equinox as eqx
@@ -428,7 +429,9 @@ class Span:
     """The path of `Kronecker`: λ ↦ the minimiser of the damped quadratic model over some directions, of which J's
     products are known, so that a trial costs nothing. Lives within one traced step."""
 
-    def __init__(self, grad: Vector, basis: Matrix, images: Matrix, scale: Scalar, work: Work):
+    def __init__(
+        self, grad: Vector, basis: Float[Array, "k n"], images: Float[Array, "k m"], scale: Scalar, work: Work
+    ):
         self.basis, self.scale, self.work, self.trial = basis, scale, work, Work()
         self._slopes, self._metric = _sum("kn,n->k", basis, grad), _sum("kn,ln->kl", basis, basis)
         self._curvature = _sum("km,lm->kl", images, images)

@@ -77,8 +77,8 @@ class Products:
         jax.eval_shape(look, tuple(args))
 
     def __call__(
-        self, args: Sequence[Array], shifts: Sequence[Float[Array, "s k"]]
-    ) -> tuple[Array, list[Float[Array, "s k"]]]:
+        self, args: Sequence[Array], shifts: Sequence[Float[Array, "_ _"]]
+    ) -> tuple[Array, list[Float[Array, "_ _"]]]:
         """The function with `shifts` added to the products, and the vectors that were multiplied, one a row."""
         left, vectors = iter(shifts), []
 
