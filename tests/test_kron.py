@@ -419,6 +419,16 @@ def test_parameters_outside_of_layers_get_their_dense_block():
     np.testing.assert_allclose(ours, -np.linalg.solve(block + gamma * scale * np.eye(2), grad), rtol=1e-8)
 
 
+def test_biases_are_found_by_name():
+    names = lambda model: [layer.bias is not None for layer in find_layers(rv.Layout.of(model))]
+    w, b = jnp.ones((2, 3)), jnp.ones(2)
+    assert names({"b": {"w": w, "b": b}, "w": {"weight": w, "bias": b}}) == [True, True]
+    assert names({"kernel": w.T, "bias": b}) == [True]
+    assert names({"w": w, "b": jnp.ones(4)}) == [False, False]  # of another size: not of this layer
+    assert names({"w": w, "scale": b}) == [False, False]
+    assert names({"weights": (w, w), "biases": (b, b)}) == [True, True]
+
+
 def test_layers_of_other_libraries_are_the_same_layers():
     """A matrix that acts from the right, with its bias, as in Flax."""
     net = eqx.nn.MLP(2, "scalar", 3, 1, jnp.tanh, key=cases.KEY)

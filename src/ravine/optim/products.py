@@ -84,7 +84,7 @@ class Products:
 
         def tap(_, those, product):
             vectors.append(those)
-            return product + next(left)
+            return product + next(left).astype(product.dtype)
 
         return self._run(args, tap), vectors
 
