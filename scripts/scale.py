@@ -58,6 +58,7 @@ MEMORY = {
     "kernel": Case(_kernel, 998, 2_000, (300, 2_000)),
     "parameter": Case(_parameter, 42, 1_000_000, (60, 30_000)),
     "matrix_free": Case(_matrix_free, 998, 100_000, (500, 2_000)),
+    "kfac": Case(lambda rv: rv.kfac(), 998, 2_000, (300, 2_000)),
     "ssbroyden": Case(lambda rv: rv.ssbroyden(), 100, 5_000, (70, 2_000), steps=20),
     "lbfgs": Case(lambda rv: rv.lbfgs(), 998, 10_000, (998, 1_000), steps=5),
 }

@@ -52,12 +52,15 @@ def test_methods_with_a_search_never_go_up(method, problem):
 
 
 def cubic(params, points):
-    return jnp.stack([params["a"] ** 2 - 1.0, params["b"] * params["a"] - 0.5, params["b"] + 0.1])
+    a, b = params["w"][0] if "w" in params else (params["a"], params["b"])
+    return jnp.stack([a**2 - 1.0, b * a - 0.5, b + 0.1])
 
 
-def small():
-    """Three residuals of two parameters."""
-    return rv.Objective.from_residuals(cubic, {"a": jnp.array(1.7), "b": jnp.array(-0.4)})
+def small(method: str = "adam"):
+    """Three residuals of two parameters, which lie in a matrix where a method looks for one."""
+    layers = "layers" in rv.METHODS[method].needs
+    params = {"w": jnp.array([[1.7, -0.4]])} if layers else {"a": jnp.array(1.7), "b": jnp.array(-0.4)}
+    return rv.Objective.from_residuals(cubic, params)
 
 
 # That `jit` changes nothing, and more that holds for all, is asserted by the kit: tests/test_testing.py.
@@ -204,7 +207,7 @@ def test_work_of_gauss_newton_methods(method):
 @pytest.mark.parametrize("method", ANYWHERE)
 def test_info_is_what_happened(method):
     """Norms, values and t as reported against what can be seen from outside."""
-    objective, theta = small()
+    objective, theta = small(method)
     thetas, infos = cases.walk(cases.OPTIMIZERS[method](), objective, theta, None, 2)
     searching = method not in cases.BLIND
     for before, after, info in zip(thetas, thetas[1:], infos, strict=False):

@@ -7,6 +7,7 @@ gradient with respect to the product, g_c. No G of a large layer is formed where
 """
 
 import dataclasses
+import math
 import re
 
 import equinox as eqx
@@ -86,13 +87,13 @@ def find_layers(layout: Layout) -> tuple[Layer, ...]:
             sizes[number] = (name, shape)
             if len(shape) == 2 and not pair:
                 matrices[number] = (name, shape)
-            elif len(shape) == 1 and not pair and re.search(_BIASES, name):
-                vectors[re.sub(_BIASES, "*", name)] = number
+            elif len(shape) == 1 and not pair and (stem := _stem(name, _BIASES)):
+                vectors[stem] = number
             number += 1
     layers, left = [], set(sizes) - set(matrices)
     for index, (name, (j, i)) in matrices.items():
         flipped = re.search(r"\bkernel\b", name) is not None
-        bias = vectors.get(re.sub(_WEIGHTS, "*", name))
+        bias = vectors.get(_stem(name, _WEIGHTS))
         if bias is None or sizes[bias][1][0] != (i if flipped else j):
             layers.append(Layer(index, None, (), flipped, (j, i)))
             continue
@@ -116,6 +117,12 @@ def find_layers(layout: Layout) -> tuple[Layer, ...]:
     if left:
         layers.append(Layer(None, None, tuple(sorted(left)), False, (1, count)))
     return tuple(layers)
+
+
+def _stem(name: str, words: str) -> str | None:
+    """The path of a leaf without the last of some words in it."""
+    *_, last = [None, *re.finditer(words, name)]
+    return None if last is None else f"{name[: last.start()]}*{name[last.end() :]}"
 
 
 # -------------------------------------------------------------------------------------------------------- gradients
@@ -156,7 +163,9 @@ class Gradients(eqx.Module):
 
     def squares(self, basis: Diagonal) -> Float[Array, "j i"]:
         """Σ (QᵀGP)², entry by entry."""
-        turned = Gradients(self.left @ basis.left, self.right @ basis.right)
+        turned = Gradients(
+            _sum("...cj,jk->...ck", self.left, basis.left), _sum("...ci,ik->...ck", self.right, basis.right)
+        )
         return jnp.sum(_rows(turned.whole()) ** 2, axis=0)
 
 
@@ -428,7 +437,9 @@ class Span:
     """The path of `Kronecker`: λ ↦ the minimiser of the damped quadratic model over some directions, of which J's
     products are known, so that a trial costs nothing. Lives within one traced step."""
 
-    def __init__(self, grad: Vector, basis: Matrix, images: Matrix, scale: Scalar, work: Work):
+    def __init__(
+        self, grad: Vector, basis: Float[Array, "k n"], images: Float[Array, "k m"], scale: Scalar, work: Work
+    ):
         self.basis, self.scale, self.work, self.trial = basis, scale, work, Work()
         self._slopes, self._metric = _sum("kn,n->k", basis, grad), _sum("kn,ln->kl", basis, basis)
         self._curvature = _sum("km,lm->kl", images, images)

@@ -77,14 +77,14 @@ class Products:
         jax.eval_shape(look, tuple(args))
 
     def __call__(
-        self, args: Sequence[Array], shifts: Sequence[Float[Array, "s k"]]
-    ) -> tuple[Array, list[Float[Array, "s k"]]]:
+        self, args: Sequence[Array], shifts: Sequence[Float[Array, "_ _"]]
+    ) -> tuple[Array, list[Float[Array, "_ _"]]]:
         """The function with `shifts` added to the products, and the vectors that were multiplied, one a row."""
         left, vectors = iter(shifts), []
 
         def tap(_, those, product):
             vectors.append(those)
-            return product + next(left)
+            return product + next(left).astype(product.dtype)
 
         return self._run(args, tap), vectors
 

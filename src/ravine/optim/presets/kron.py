@@ -6,12 +6,12 @@ from ravine.optim.presets._method import Method, catalogue
 from ravine.optim.search import Damping
 
 
-def kfac(*, refresh: int = 1, decay: float | None = None, damping: float = 1e-3) -> Optimizer:
+def kfac(*, refresh: int = 10, decay: float | None = None, damping: float = 1e-3) -> Optimizer:
     """K-FAC, for PDE residuals too, with step and momentum from the quadratic model. Four products with J a step."""
     return Optimizer(Kronecker(refresh=refresh, decay=decay), Damping(damping))
 
 
-def ekfac(*, refresh: int = 1, decay: float | None = None, damping: float = 1e-3) -> Optimizer:
+def ekfac(*, refresh: int = 10, decay: float | None = None, damping: float = 1e-3) -> Optimizer:
     """EKFAC: K-FAC with the eigenvalues that fit best in its eigenvectors. A refresh takes gradients twice."""
     return Optimizer(Kronecker(fitted=True, refresh=refresh, decay=decay), Damping(damping))
 
