@@ -28,21 +28,21 @@ class Cost:
     `factors` (Cholesky, QR, eigenvalues, solves), `simple` and `dear` (exp, tanh, …) elementwise ones; and `traffic`,
     the bytes of matrices that meet a single vector."""
 
-    products: float = 0.0
-    thin: float = 0.0
-    factors: float = 0.0
-    simple: float = 0.0
-    dear: float = 0.0
-    traffic: float = 0.0
+    products: float | int = 0
+    thin: float | int = 0
+    factors: float | int = 0
+    simple: float | int = 0
+    dear: float | int = 0
+    traffic: float | int = 0
 
     def __add__(self, other: "Cost") -> "Cost":
         return Cost(*(a + b for a, b in zip(dataclasses.astuple(self), dataclasses.astuple(other), strict=True)))
 
-    def __mul__(self, times: float) -> "Cost":
+    def __mul__(self, times: float | int) -> "Cost":
         return Cost(*(times * a for a in dataclasses.astuple(self)))
 
     @property
-    def flops(self) -> float:
+    def flops(self) -> float | int:
         """All of them."""
         return self.products + self.thin + self.factors + self.simple + self.dear
 
