@@ -292,6 +292,6 @@ def test_each_block_keeps_the_pairs_of_its_own_steps():
         theta, state, _ = cases.step(optimizer, objective, theta, state, matrix)
         if number == 13:
             inner = jax.tree.map(lambda leaf: leaf[0], state.direction.inner)
-            found = np.asarray(inner.inverse)[:2, :2]
+            found = np.asarray(inner.inner.inverse)[:2, :2]  # inside the ladder
     np.testing.assert_allclose(found, np.linalg.inv(np.asarray(matrix)[:2, :2]), rtol=0.2)
     assert np.linalg.norm(theta - 1) < 0.1

@@ -10,7 +10,7 @@ import pytest
 
 import cases
 import ravine as rv
-from ravine.linalg.lanczos import extreme_eigenvalues
+from ravine.linalg.ritz import extreme_eigenvalues
 from ravine.optim.path import Along, Line
 
 

@@ -20,7 +20,7 @@ from ravine._types import Array, Batch, Float, PyTree, RandomKey, Scalar, Square
 from ravine.blocks import on_first
 from ravine.objective import Linearisation, Objective
 from ravine.optim.path import Previous
-from ravine.terms import Weighted
+from ravine.terms import Weighted, points_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,6 +144,7 @@ class GaussNewtonMatrix(Curvature):
 
 def part_of(objective: Objective, batch: Batch, share: float, key: RandomKey) -> Batch:
     """A random part of the points of each term, without repetition: at least one point, weights scaled up to match."""
+    batch = points_of(batch)
     if objective.bare:
         return batch
     found = dict(batch)

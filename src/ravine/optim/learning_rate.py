@@ -11,7 +11,7 @@ from jaxtyping import Bool
 
 from ravine._results import Work
 from ravine._types import Array, Count, Scalar
-from ravine.linalg.lanczos import extreme_eigenvalues
+from ravine.linalg.ritz import extreme_eigenvalues
 from ravine.optim.optimizer import Search
 from ravine.optim.path import Along, Found
 

@@ -21,7 +21,7 @@ def extreme_eigenvalues(operator: Operator, start: Vector, iterations: int) -> t
 
     ```python
     >>> import jax.numpy as jnp
-    >>> from ravine.linalg.lanczos import extreme_eigenvalues
+    >>> from ravine.linalg.ritz import extreme_eigenvalues
     >>> scales = jnp.array([-3.0, 1.0, 5.0])
     >>> [round(float(x), 3) for x in extreme_eigenvalues(lambda v: scales * v, jnp.ones(3), 3)]
     [-3.0, 5.0]
