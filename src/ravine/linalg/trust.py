@@ -147,7 +147,7 @@ def lanczos(
     # No eigenvalue exceeds this (Gershgorin).
     top = jnp.max(jnp.abs(diagonal) + beside + jnp.pad(beside[:-1], (1, 0)))
     top = jnp.where(size > 1, top, 0)
-    diagonal = jnp.where(jnp.arange(size) < count, diagonal, top)
+    diagonal = jnp.where(jnp.arange(size, dtype=count.dtype) < count, diagonal, top)
     off = beside[: size - 1]
     return basis, jnp.diag(diagonal) + jnp.diag(off, 1) + jnp.diag(off, -1), count
 
