@@ -102,11 +102,17 @@ def methods(*, markdown: Annotated[bool, Parameter(negative=(), show_default=Fal
     if markdown:
         print(catalogue_page(METHODS), end="")
         return 0
-    table = _table("method", "family", "what it is", "a step costs", "numbers kept", "needs")
-    auto = "Chooses phases from the sizes, the structure and the precision of the problem. The default."
-    table.add_row("auto", "", auto, "", "", "")
+    table = _table("method", "what it is", "a step costs", "numbers kept", "needs")
+    for column, share in zip(table.columns[1:], (5, 2, 2, 2), strict=True):
+        column.ratio, table.expand = share, True
+    table.add_row("auto", "Chooses phases from sizes, structure, precision and forecasts. The default.", "", "", "")
+    family = ""
     for name, method in METHODS.items():
-        table.add_row(name, method.family, method.definition, method.cost, method.memory, ", ".join(method.needs))
+        if method.family != family:
+            family = method.family
+            table.add_section()
+            table.add_row(f"[not bold italic]{family}[/]")
+        table.add_row(name, method.definition, method.cost, method.memory, ", ".join(method.needs))
     _stdout().print(table)
     print("\nravine solve PROBLEM --method NAME, or a sequence: --phases adam:500,ssbroyden:60s")
     return 0
