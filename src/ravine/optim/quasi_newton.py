@@ -247,6 +247,13 @@ class _LimitedState(eqx.Module):
     count: Array
 
 
+def _write(rows: Float[Array, "k n"], slot: Array, row: Vector, good: Array) -> Float[Array, "k n"]:
+    """`row` in its slot where `good`. As slices, which XLA writes in place; a scatter would copy all rows."""
+    place = (slot, jnp.zeros_like(slot))
+    kept = lax.dynamic_slice(rows, place, (1, rows.shape[1]))
+    return lax.dynamic_update_slice(rows, jnp.where(good, row[None, :], kept), place)
+
+
 class LBFGS(Direction):
     """d = −H∇L with H from the last `memory` pairs by the two-loop recursion, started from yᵀs/yᵀy · I.
 
@@ -277,8 +284,7 @@ class LBFGS(Direction):
         guard = jnp.finfo(s.dtype).eps * jnp.linalg.norm(previous.s) * jnp.linalg.norm(new)
         good = (previous.count > 0) & ~previous.failed & (sy > guard)
         slot = count % self.memory
-        s = s.at[slot].set(jnp.where(good, previous.s, s[slot]))
-        y = y.at[slot].set(jnp.where(good, new, y[slot]))
+        s, y = (_write(a, slot, row, good) for a, row in ((s, previous.s), (y, new)))
         count = jnp.where(good, count + 1, count)
         direction = -self._apply(s, y, count, grad)
         broken = ~(jnp.dot(direction, grad) < 0)
