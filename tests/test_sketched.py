@@ -194,7 +194,7 @@ class Slide(eqx.Module):
 
 @jax.jit
 def falling(x, _):
-    return 5.0 - x[0]
+    return 50.0 - x[0]
 
 
 def probe(search, gain, state=None, shift=lambda t: 1 / t, loss=falling):
@@ -209,7 +209,7 @@ def test_probe_finds_the_radius_of_the_wanted_gain():
     """ρ(Δ) = 1/(1 + Δ²) is 0.2 at Δ = 2."""
     t, found, state = probe(rv.Probe(accept=0.2, probes=200), lambda t: 1 / (1 + t**2))
     np.testing.assert_allclose(t, 2.0, rtol=1e-3)
-    np.testing.assert_allclose(found.value, 3.0, rtol=1e-3)
+    np.testing.assert_allclose(found.value, 48.0, rtol=1e-3)
     np.testing.assert_allclose(state.radius, 2.0, rtol=1e-3)
     assert not found.failed
     assert found.work.counts()["evaluations"] == 201
@@ -233,6 +233,15 @@ def test_gain_ratio_is_made_monotone():
     dip = lambda t: jnp.where((t > 1.2) & (t < 1.6), 0.0, 1.0)
     t, _, _ = probe(rv.Probe(accept=0.2, probes=100), dip)
     assert 1.15 < float(t) < 1.25
+
+
+def test_best_probe_is_taken_where_it_divides_the_loss():
+    """The minimum lies at Δ = 1, and steps are allowed up to 1.5: that one, unless the best one will do."""
+    bowl = lambda x, _: (x[0] - 1) ** 2 + 0.01
+    gain = lambda t: jnp.where(t < 1.5, 1.0, 0.0)
+    for quick, low, high in ((0.5, 0.9, 1.1), (0.001, 1.4, 1.6)):
+        t, _, _ = probe(rv.Probe(probes=41, quick=quick), gain, loss=bowl)
+        assert low < float(t) < high
 
 
 def test_probe_cuts_the_radius_until_the_loss_falls():

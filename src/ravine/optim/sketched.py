@@ -365,18 +365,21 @@ class Probe(Search):
     `accept`; that radius is taken if the loss falls there, else the best probe. Where all probes gain more, the largest
     one is taken, so that the radius grows; where none gains enough, the best one, so that it shrinks; where none gains
     at all, the radius is cut by `spread`² and probed again. `accept` is small, for deliberately long steps, and `late`
-    in its place while log λ, fitted over the last `window` steps, rises.
+    in its place while log λ, fitted over the last `window` steps, rises. Where the best probe multiplies the loss by
+    `quick` or less, the method converges, and that probe is taken.
 
     **Cost:** `probes` + 1 evaluations of the loss and of the path.
 
     Webb, Jerad and Cartis, *DSGNAR*, arXiv 2607.02194. Deviation: there the larger ratio is kept once λ has turned up;
-    that may happen long before the end.
+    that may happen long before the end. Near a solution steps with a gain ratio of 0.075 lower the loss by 7.5 % each
+    and steps with 0.5 halve it, where the best probe gains digits; hence `quick`.
     """
 
     start: float = 1.0
     spread: float = 3.0
     accept: float = 0.075
     late: float = 0.5
+    quick: float = 0.5
     probes: int = eqx.field(static=True, default=24)
     window: int = eqx.field(static=True, default=30)
     rounds: int = eqx.field(static=True, default=6)
@@ -415,7 +418,7 @@ class Probe(Search):
         rounds, radius, aim, best, t, step = lax.while_loop(again, probe, start)
         aimed = path(aim)
         there = phi.value(aimed)
-        take = there < enough
+        take = (there < enough) & ~(best <= self.quick * value)
         t, step, best = jnp.where(take, aim, t), jnp.where(take, aimed, step), jnp.where(take, there, best)
         failed = ~(best < enough)
         step, best = jnp.where(failed, 0, step), jnp.where(failed, value, best)
