@@ -369,8 +369,9 @@ class Kronecker(Direction):
         scale = sum(jnp.trace(a) for group in factors for a, _ in group) / lin.theta.shape[0]
         if self.decay is not None:
             # β(1 − βᵏ)/(1 − βᵏ⁺¹) after k averages: zero at first, a mean while k is small, β in the end.
-            power = jnp.asarray(self.decay, lin.theta.dtype) ** state.made.astype(lin.theta.dtype)
-            keep = self.decay * (1 - power) / (1 - self.decay * power)
+            decay = jnp.asarray(self.decay, lin.theta.dtype)
+            power = decay ** state.made.astype(lin.theta.dtype)
+            keep = decay * (1 - power) / (1 - decay * power)
             factors = jax.tree.map(lambda old, new: keep * old + (1 - keep) * new, state.factors, factors)
         mesh = lin.objective.mesh
         one = lambda function, *args: on_first(mesh, lambda _, *args: ((), function(*args)), (), *args)[1]
