@@ -123,3 +123,21 @@ def test_more_devices_than_there_are_is_refused():
     """)
     assert "devices=3, but JAX sees 2" in out
     assert "use_cores" in out
+
+
+def test_constrained_and_grouped_parameters_on_two_devices():
+    run("""
+    import dataclasses
+    first = lambda model: jax.tree.leaves(model)[0]
+    bounded = dataclasses.replace(
+        problem, model=lambda key: rv.bounded(problem.model(key), first, -9.0, 9.0), name=""
+    )
+    labels = lambda params: jax.tree.map(lambda leaf: "wide" if leaf.ndim == 2 else "narrow", params)
+    directions = {"wide": rv.ssbroyden().direction, "narrow": rv.lbfgs().direction}
+    for method in (rv.levenberg_marquardt(), rv.Optimizer(rv.Grouped(directions, labels), rv.Wolfe())):
+        ends = [
+            rv.train(bounded, rv.Phase(method, steps=5), key=jax.random.key(0), devices=devices).theta
+            for devices in (1, 2)
+        ]
+        np.testing.assert_allclose(ends[1], ends[0], rtol=1e-6, atol=1e-8)
+    """)

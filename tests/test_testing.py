@@ -65,6 +65,13 @@ class Remembers(Downhill):
         return -number.astype(lin.grad.dtype)
 
 
+class Peeks(Downhill):
+    """Knows whether it is being compiled."""
+
+    def bend(self, lin, key):
+        return -jnp.asarray(1.0 if isinstance(lin.theta, jax.core.Tracer) else 0.5, lin.grad.dtype)
+
+
 class LooksAtTheFirstPoint(Downhill):
     def bend(self, lin, key):
         return -(2 + lin.batch["fit"][0][0, 0])
@@ -92,6 +99,7 @@ SPOILED = {
     "keeps names": (KeepsNames(), rv.Armijo(), "arrays only"),
     "draws": (Draws(), rv.Armijo(), "the same key did not give the same steps"),
     "remembers": (Remembers(), rv.Armijo(), "the same key did not give the same steps"),
+    "peeks": (Peeks(), rv.Armijo(), "a compiled step differs from the same step without jit"),
     "looks": (LooksAtTheFirstPoint(), rv.Fixed(0.1), "the order of the points changed"),
     "goes up": (Downhill(), Generous(), "the loss went up"),
 }

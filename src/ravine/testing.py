@@ -62,10 +62,9 @@ def check_optimizer(optimizer: Optimizer, *, descends: bool | None = None) -> No
     half = STEPS // 2
     stored, here = jax.tree.map(_stored, states[half]), _stored(thetas[half])
     rest, _, _ = _walk(optimizer_, objective, here, batch, jax.random.key(0), begin=half, state=stored)
-    _require(
-        np.array_equal(rest[-1], thetas[-1]), "a state that was read back went on differently: it is not all state"
-    )
+    _require(np.array_equal(rest[-1], thetas[-1]), "a state that was read back went on differently: not all is in it")
 
+    _check_jit(optimizer_, objective, batch, states[1], thetas[1])
     others, _, _ = walk(jax.random.key(1))
     if np.array_equal(others, thetas):
         shuffled = jax.tree.map(lambda leaf: leaf[::-1], batch)
