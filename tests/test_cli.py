@@ -267,6 +267,8 @@ BAD = [
     (("solve", "burgers", "--budget", "99999999h"), "positive time"),
     (("solve", "burgers", "--seed", "-1"), "seed"),
     (("solve", "burgers", "--seed", "one"), "--seed"),
+    (("solve", "burgers", "--seed", "1.5"), "no whole number"),
+    (("solve", "burgers", "--hosts", "1.5"), "no whole number"),
     (("solve", "burgers", "--precision", "16"), "64, 32"),
     (("solve", "burgers", "--points", "0"), "points"),
     (("solve", "burgers", "--points", "many"), "--points"),

@@ -60,6 +60,16 @@ class Reached(KeyboardInterrupt):
     """Raised by a callback to end a run that is good enough: the loop then keeps what was reached, as for Ctrl-C."""
 
 
+def _whole(_: type, tokens: Sequence[Any]) -> int:
+    """A whole number; cyclopts alone would round 1.5 to 2."""
+    try:
+        return int(tokens[0].value)
+    except ValueError:
+        raise ValueError(f"{tokens[0].value!r} is no whole number.") from None
+
+
+Whole = Annotated[int | None, Parameter(allow_leading_hyphen=True, converter=_whole)]
+
 app = cyclopts.App(
     name="ravine",
     help="Train scientific machine-learning models well, and see why training stalls.",
@@ -126,15 +136,15 @@ def solve(
     method: str = "auto",
     phases: str | None = None,
     budget: Annotated[str | None, Parameter(allow_leading_hyphen=True, show_default=lambda _: "60s")] = None,
-    seed: Annotated[int, Parameter(allow_leading_hyphen=True)] = 0,
+    seed: Annotated[int, Parameter(allow_leading_hyphen=True, converter=_whole)] = 0,
     precision: Literal[64, 32] = 64,
-    points: Annotated[int | None, Parameter(allow_leading_hyphen=True)] = None,
+    points: Whole = None,
     sampler: str | None = None,
-    width: Annotated[int | None, Parameter(allow_leading_hyphen=True)] = None,
-    depth: Annotated[int | None, Parameter(allow_leading_hyphen=True)] = None,
+    width: Whole = None,
+    depth: Whole = None,
     settings: Annotated[tuple[str, ...], Parameter(name="--set", negative=(), show_default=False)] = (),
     target: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None,
-    hosts: Annotated[int | None, Parameter(allow_leading_hyphen=True)] = None,
+    hosts: Whole = None,
     out: Path | None = None,
     json: Annotated[bool, Parameter(negative=(), show_default=False)] = False,
 ) -> int:
@@ -212,9 +222,9 @@ def compare(
     *,
     methods: str = "all",
     budget: Annotated[str, Parameter(allow_leading_hyphen=True)] = COMPARED,
-    seeds: Annotated[int, Parameter(allow_leading_hyphen=True)] = 1,
+    seeds: Annotated[int, Parameter(allow_leading_hyphen=True, converter=_whole)] = 1,
     precision: Literal[64, 32] = 64,
-    points: Annotated[int | None, Parameter(allow_leading_hyphen=True)] = None,
+    points: Whole = None,
     settings: Annotated[tuple[str, ...], Parameter(name="--set", negative=(), show_default=False)] = (),
     out: Path | None = None,
     json: Annotated[bool, Parameter(negative=(), show_default=False)] = False,
@@ -318,7 +328,7 @@ def resume(
     /,
     *,
     budget: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None,
-    hosts: Annotated[int | None, Parameter(allow_leading_hyphen=True)] = None,
+    hosts: Whole = None,
     json: Annotated[bool, Parameter(negative=(), show_default=False)] = False,
 ) -> int:
     """Go on with a run that was interrupted or whose budget was too small.
