@@ -54,15 +54,15 @@ class Result:
 
     @property
     def error(self) -> float | None:
-        """The relative error at the end, where something is known."""
-        return None if self.history is None else self.history.rows[-1].get("error")
+        """The relative error of the run, at its best point, where something is known."""
+        return None if self.history is None else self.history.best.get("error")
 
     @property
     def order(self) -> tuple[bool, float]:
         """By error, or by loss where no reference is known; what failed comes last."""
         if self.history is None:
             return True, math.inf
-        value = self.history.rows[-1]["loss"] if self.error is None else self.error
+        value = self.history.best["loss"] if self.error is None else self.error
         return False, value if math.isfinite(value) else math.inf
 
     def row(self) -> dict[str, Any]:
@@ -70,12 +70,13 @@ class Result:
         found: dict[str, Any] = {"method": self.method, "family": self.family, "seed": self.seed}
         if self.history is None:
             return {**found, "failure": self.failure}
-        last = self.history.rows[-1]
+        last, best = self.history.rows[-1], self.history.best
         counts = ("evaluations", "gradients", "rows", "inner", "products")
         return {
             **found,
             "relative_l2": self.error,
-            **{name: last.get(name) for name in ("loss", "test_loss", "seconds", "compile_seconds")},
+            **{name: best.get(name) for name in ("loss", "test_loss")},
+            **{name: last.get(name) for name in ("seconds", "compile_seconds")},
             "steps": last["step"],
             "seconds_per_step": last["seconds"] / max(last["step"], 1),
             **{name: last[name] for name in counts},

@@ -49,6 +49,13 @@ class History:
         """The names of the columns, in order of appearance."""
         return tuple(dict.fromkeys(name for row in self.rows for name in row))
 
+    @property
+    def best(self) -> dict[str, Any]:
+        """The row with the lowest loss on independent points (on the training points where there are no others)."""
+        score = lambda row: row.get("test_loss", row["loss"])
+        rows = [row for row in self.rows if np.isfinite(score(row))]
+        return min(rows, key=score) if rows else self.rows[-1]
+
     def frame(self):
         """The history as a pandas data frame. Needs pandas."""
         import pandas  # pyright: ignore[reportMissingImports]
@@ -86,10 +93,8 @@ class Run:
 
     @property
     def best(self) -> dict[str, Any]:
-        """The history row of `theta`: that with the lowest loss on independent points."""
-        score = lambda row: row.get("test_loss", row["loss"])
-        rows = [row for row in self.history if np.isfinite(score(row))]
-        return min(rows, key=score) if rows else self.history.rows[-1]
+        """The history row of `theta`."""
+        return self.history.best
 
     @property
     def loss(self) -> float:
