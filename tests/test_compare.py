@@ -9,7 +9,8 @@ import pytest
 
 import ravine as rv
 from ravine import compare, plots
-from ravine.optim.presets import METHODS, catalogue_page
+from ravine.optim.presets import METHODS
+from ravine.optim.presets._method import catalogue_page
 from test_cli import ravine_
 
 TINY = ("--points", "16", "--set", "width=4", "--set", "depth=1")

@@ -54,7 +54,8 @@ def test_links_inside_the_repository_lead_somewhere():
 
 
 def test_the_catalogue_of_methods_is_up_to_date():
-    from ravine.optim.presets import METHODS, catalogue_page
+    from ravine.optim.presets import METHODS
+    from ravine.optim.presets._method import catalogue_page
 
     told = "run: ravine methods --markdown > docs/methods.md"
     assert (ROOT / "docs" / "methods.md").read_text() == catalogue_page(METHODS), told
