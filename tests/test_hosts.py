@@ -143,22 +143,26 @@ def test_a_killed_process_leaves_a_run_that_resumes(tmp_path, monkeypatch):
     """A worker is killed: process 0 saves and ends. Resumed on two, as Slurm starts them, process 0 is killed: the
     worker ends. Resumed on one process, the run reaches the result of one that was never interrupted."""
     monkeypatch.setenv("RAVINE_NO_CACHE", "1")
-    folder, phases = tmp_path / "run", ("--phases", "adam:3000")
-    with processes(["-m", "ravine.cli", "solve", *TINY, *phases, "--hosts", 2, "--out", folder]) as (first,):
-        wait_for(first, "step 0")
-        time.sleep(1)
-        (worker,) = psutil.Process(first.pid).children()
-        worker.kill()
-        begin = time.perf_counter()
-        out, err = first.communicate(timeout=TIMEOUT)
-    assert time.perf_counter() - begin < 15
-    assert first.returncode == hosts.LOST, err
-    assert err.strip().splitlines() == [
-        f"ravine: Process 1 of 2 is gone. What was reached is saved; go on with: ravine resume {folder}"
-    ]
-    assert rv.Stop.HOST_LOST.value in out
-    saved = rv.load(folder)
-    assert saved.stop is rv.Stop.HOST_LOST
+    phases = ("--phases", "adam:3000")
+    for pause in (1, 4, 16):  # a busy machine may still be compiling after the first line
+        folder = tmp_path / f"run{pause}"
+        with processes(["-m", "ravine.cli", "solve", *TINY, *phases, "--hosts", 2, "--out", folder]) as (first,):
+            wait_for(first, "step 0")
+            time.sleep(pause)
+            (worker,) = psutil.Process(first.pid).children()
+            worker.kill()
+            begin = time.perf_counter()
+            out, err = first.communicate(timeout=TIMEOUT)
+        assert time.perf_counter() - begin < 15
+        assert first.returncode == hosts.LOST, err
+        assert err.strip().splitlines() == [
+            f"ravine: Process 1 of 2 is gone. What was reached is saved; go on with: ravine resume {folder}"
+        ]
+        assert rv.Stop.HOST_LOST.value in out
+        saved = rv.load(folder)
+        assert saved.stop is rv.Stop.HOST_LOST
+        if saved.position.steps:
+            break
     assert 0 < saved.position.steps < 3000
 
     command = ["-m", "ravine.cli", "resume", folder]
