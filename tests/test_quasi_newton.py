@@ -11,7 +11,7 @@ import pytest
 import cases
 import oracles
 import ravine as rv
-from ravine.optim.quasi_newton import Class, self_scaled, self_scaled_broyden, unscaled
+from ravine.optim.quasi_newton import Member, self_scaled, self_scaled_broyden, unscaled
 from ravine.optim.search import Search
 
 FAMILY = {"bfgs": unscaled, "ssbfgs": self_scaled, "ssbroyden": self_scaled_broyden}
@@ -177,7 +177,7 @@ def test_broyden_class(phi, seed):
     hy = inverse @ y
     dfp = inverse - np.outer(hy, hy) / (y @ hy) + np.outer(s, s) / (y @ s)
     exact = (1 - phi) * dfp + phi * oracles.bfgs_product(inverse, s, y)
-    found = updated(Class(phi), inverse, s, y, t, grad)
+    found = updated(Member(phi), inverse, s, y, t, grad)
     np.testing.assert_allclose(found, exact, rtol=1e-8, atol=1e-9 * np.abs(exact).max())
 
 
@@ -185,7 +185,7 @@ def test_members_that_would_be_indefinite_are_held_back():
     for seed in range(4):
         inverse, s, y, t, grad = problem(seed)
         assert np.linalg.eigvalsh(oracles.broyden_family(inverse, s, y, 1.0, -1e6)).min() < 0
-        assert np.linalg.eigvalsh(updated(Class(-1e6), inverse, s, y, t, grad)).min() > 0
+        assert np.linalg.eigvalsh(updated(Member(-1e6), inverse, s, y, t, grad)).min() > 0
 
 
 @pytest.mark.parametrize("phi", [0.0, 0.6])
@@ -194,7 +194,7 @@ def test_with_exact_searches_every_member_takes_the_same_steps(phi):
     objective, theta, matrix = cases.quadratic(np.geomspace(0.5, 20, 5), rotation=0)
     ends = [
         cases.walk(rv.Optimizer(rv.Broyden(update), Exact()), objective, theta, matrix, 5)[0]
-        for update in (unscaled, Class(phi))
+        for update in (unscaled, Member(phi))
     ]
     np.testing.assert_allclose(*ends, atol=1e-8)
     np.testing.assert_allclose(ends[1][-1], 1.0, atol=1e-8)

@@ -29,7 +29,7 @@ def unscaled(s: Vector, y: Vector, hy: Vector, b: Scalar) -> tuple[Scalar, Scala
     return one, one
 
 
-class Class(eqx.Module):
+class Member(eqx.Module):
     """(τ, φ) = (1, φ): a member of Broyden's class; φ = 1 is BFGS, φ = 0 DFP, between them lies the convex class.
 
     A φ below −1/(bh − 1), h = yᵀHy/yᵀs, would make H indefinite; it is raised to nine tenths of that bound.

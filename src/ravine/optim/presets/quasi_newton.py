@@ -4,7 +4,7 @@ from ravine.optim.curvature import SR1, LimitedSR1
 from ravine.optim.ladder import Ladder
 from ravine.optim.optimizer import Optimizer
 from ravine.optim.presets._method import Method, catalogue
-from ravine.optim.quasi_newton import LBFGS, Broyden, Class, self_scaled, self_scaled_broyden, unscaled
+from ravine.optim.quasi_newton import LBFGS, Broyden, Member, self_scaled, self_scaled_broyden, unscaled
 from ravine.optim.search import Wolfe
 from ravine.optim.trust_region import Exact, Radius, TrustRegion
 
@@ -26,12 +26,12 @@ def damped_lbfgs(*, memory: int = 20) -> Optimizer:
 
 def dfp() -> Optimizer:
     """DFP, the dual of BFGS, with a strong Wolfe search. Cost as BFGS, which is mostly faster."""
-    return Optimizer(Ladder(Broyden(Class(0.0))), Wolfe(shortest=1.0))
+    return Optimizer(Ladder(Broyden(Member(0.0))), Wolfe(shortest=1.0))
 
 
 def broyden_class(*, phi: float = 0.5) -> Optimizer:
     """A member of Broyden's class: φ = 1 is BFGS, φ = 0 DFP; kept positive definite for any φ. Cost as BFGS."""
-    return Optimizer(Ladder(Broyden(Class(phi))), Wolfe(shortest=1.0))
+    return Optimizer(Ladder(Broyden(Member(phi))), Wolfe(shortest=1.0))
 
 
 def ssbfgs() -> Optimizer:
