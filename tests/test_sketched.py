@@ -285,6 +285,17 @@ def test_sketched_gauss_newton_solves_poisson():
     assert run.error < 1e-6, run.summary()
 
 
+@pytest.mark.parametrize("method", ["sketched_gauss_newton", "anagram", "spring", "energy_natural_gradient"])
+def test_single_precision_stays_single(method):
+    """Rosenbrock's residuals in float32: the loss falls, nothing is promoted."""
+    residuals = lambda x, _: jnp.stack([1 - x[0], 10 * (x[1] - x[0] ** 2)])
+    objective, theta = rv.Objective.from_residuals(residuals, jnp.asarray([-1.2, 1.0], jnp.float32))
+    thetas, infos = cases.walk(cases.OPTIMIZERS[method](), objective, theta, None, 5)
+    assert thetas[-1].dtype == np.float32
+    assert infos[-1].value.dtype == np.float32
+    assert float(objective(jnp.asarray(thetas[-1]), None)) < float(objective(theta, None))
+
+
 def test_sizes_that_make_no_sense():
     with pytest.raises(ValueError, match="columns is 0"):
         rv.Sketched(0)
