@@ -258,21 +258,23 @@ def test_probe_rejects_what_is_not_finite_and_says_so():
     assert float(state.radius) < 1e-4
 
 
-def test_target_changes_once_the_damping_turns_up():
-    """With λ falling the target stays small; once λ rises over the window it is the late one, for good."""
-    search = rv.Probe(accept=0.2, late=0.5, window=5, probes=50)
-    gain = lambda t: 1 / (1 + t**2)
+def test_best_probe_is_taken_once_the_damping_turns_up():
+    """With λ falling the longest step that gains enough is taken; once λ rises over the window the best, for good."""
+    bowl = lambda x, _: (x[0] - 1) ** 2
+    search = rv.Probe(accept=0.5, window=5, probes=41)
+    gain = lambda t: 1.0
     state = search.init(jnp.dtype(float))
-    for number in range(8):
-        _, _, state = probe(search, gain, state, shift=lambda t, n=number: jnp.exp(-jnp.asarray(float(n))))
-    assert not state.late
-    for number in range(8):
-        t, _, state = probe(search, gain, state, shift=lambda t, n=number: jnp.exp(jnp.asarray(float(n))))
+    for number in range(12):  # the model predicts t, the loss falls by t (2 − t): half of it at t = 1.5
+        rises = number >= 6
+        t, _, state = probe(
+            search, gain, state, shift=lambda t, n=number, s=rises: jnp.exp((2.0 * s - 1) * n), loss=bowl
+        )
+        state = eqx.tree_at(lambda s: s.radius, state, jnp.ones_like(state.radius))
+        if number < 6:
+            assert not state.late
+            np.testing.assert_allclose(t, 1.5, rtol=1e-2)
     assert state.late
-    np.testing.assert_allclose(t, 1.0, rtol=1e-2)
-    for number in range(8):
-        _, _, state = probe(search, gain, state, shift=lambda t, n=number: jnp.exp(-jnp.asarray(float(n))))
-    assert state.late
+    np.testing.assert_allclose(t, 1.0, rtol=5e-2)
 
 
 # ------------------------------------------------------------------------------------------------------------ presets
