@@ -10,7 +10,9 @@ from jax import lax
 from ravine._types import Array, Float, Scalar
 from ravine.linalg.dense import shifted_cholesky
 
-Inputs, Outputs, Block = Float[Array, "i i"], Float[Array, "j j"], Float[Array, "j i"]
+Inputs = Float[Array, "i i"]
+Outputs = Float[Array, "j j"]
+Block = Float[Array, "j i"]
 
 
 class Diagonal(eqx.Module):

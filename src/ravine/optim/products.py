@@ -129,5 +129,5 @@ class Products:
         rows = jnp.moveaxis(out[0], 0, -1) if place == 0 else out[0]
         flat = rows.reshape(vectors.shape[0], -1)
         axis = summed[place][0] ^ matrix.flipped
-        rows = tap(Use(matrix.number, int(axis), flat.shape), vectors, flat).reshape(rows.shape)
+        rows = tap(Use(matrix.number, int(axis), (flat.shape[0], flat.shape[1])), vectors, flat).reshape(rows.shape)
         return [jnp.moveaxis(rows, -1, 0) if place == 0 else rows]
