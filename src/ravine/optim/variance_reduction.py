@@ -221,9 +221,11 @@ class SAGA(Direction):
         new = jax.vmap(one)(batch.points)
         change = new - state.grads[places]
         estimate = jnp.mean(change, axis=0) + state.mean
-        # A sample that is in the batch twice moves the mean once.
-        mean = state.mean + jnp.sum(jnp.where(_first(places)[:, None], change, 0), axis=0) / count
-        return Line(-estimate, lin.grad, Work(1, 1)), _Table(state.grads.at[places].set(new), mean)
+        # A sample that is in the batch twice changes once. What is added was read from the table first, so that XLA
+        # writes in place; it copies a table that is set.
+        change = jnp.where(_first(places)[:, None], change, 0)
+        table = _Table(state.grads.at[places].add(change), state.mean + jnp.sum(change, axis=0) / count)
+        return Line(-estimate, lin.grad, Work(1, 1)), table
 
 
 def _weighted(node) -> bool:
