@@ -58,6 +58,7 @@ METHODS = {
     "lbfgs": (rv.lbfgs, {}),
     "ssbroyden": (rv.ssbroyden, {}),
     "levenberg_marquardt": (rv.levenberg_marquardt, {"damping": 0.2}),
+    "trust_region_cg": (rv.trust_region_cg, {"radius": 0.3}),
 }
 
 
