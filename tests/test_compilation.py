@@ -67,6 +67,7 @@ METHODS = {
     "spring": (rv.spring, {"rate": 0.3, "momentum": 0.5, "ridge": 1e-4, "longest": 0.2}),
     "sketched_gauss_newton": (rv.sketched_gauss_newton, {"radius": 0.3, "accept": 0.2}),
     "kfac": (rv.kfac, {"damping": 0.2}),
+    "trust_region_cg": (rv.trust_region_cg, {"radius": 0.3}),
 }
 
 
