@@ -262,7 +262,7 @@ PROBLEMS: dict[str, Callable[[], rv.Problem]] = {"fit": _fit, "classes": _classe
 BLIND = [
     name
     for name, method in rv.METHODS.items()
-    if isinstance(method().search, (rv.Fixed, rv.Majorisation, rv.Polyak, rv.Sharpness))
+    if isinstance(method().search, (rv.Fixed, rv.Capped, rv.Majorisation, rv.Polyak, rv.Sharpness))
 ]
 DESCENT = [
     name for name, method in rv.METHODS.items() if name not in BLIND and not isinstance(method().search, rv.NonMonotone)
@@ -270,8 +270,6 @@ DESCENT = [
 
 # Methods that ask for batches which know their samples: not for points of a domain, nor made by hand.
 SAMPLED = [name for name, method in rv.METHODS.items() if "samples" in method.needs]
-# Methods whose search accepts no step that goes up.
-DESCENT = [name for name, method in rv.METHODS.items() if not isinstance(method().search, (rv.Fixed, rv.Capped))]
 
 # Rates at which the methods without a search go down on the problems above.
 OPTIMIZERS: dict[str, Callable[[], rv.Optimizer]] = {

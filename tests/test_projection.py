@@ -31,7 +31,7 @@ def test_projection_is_linear_least_squares():
     np.testing.assert_allclose(np.append(found.weights[1][0], found.biases[1]), exact, rtol=1e-6)
     np.testing.assert_array_equal(found.weights[0], before.weights[0])
     again = project(objective, objective.flatten(found), batch, chosen)
-    np.testing.assert_allclose(again, objective.flatten(found), atol=1e-6)
+    np.testing.assert_allclose(again, objective.flatten(found), rtol=1e-5)
 
 
 def equation(u, z):

@@ -112,8 +112,8 @@ def project(objective: Objective, theta: Vector, batch: Any, chosen: tuple[int, 
     matrix, residual = _layer_rows(objective, parts, batch, chosen)
 
     def solve(_, matrix, residual):
-        # Just above rounding, so that units that do the same share their weight.
-        shift = (32 * jnp.finfo(matrix.dtype).eps) ** 2 * jnp.sum(matrix**2)
+        # Half of the digits: units that do nearly the same share their weight, and rounding does not choose for them.
+        shift = jnp.finfo(matrix.dtype).eps * jnp.sum(matrix**2) / matrix.shape[1]
         return (), solve_qr(*damped_qr(matrix, shift), residual)
 
     change = -on_first(objective.mesh, solve, (), matrix, residual)[1]

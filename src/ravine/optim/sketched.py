@@ -363,9 +363,9 @@ class Probe(Search):
     The loss is evaluated at `probes` radii, spread geometrically from 1/`spread` to `spread` times the last one. The
     gain ratios ρ = (actual decrease)/(predicted decrease), made monotone by their running minimum, say where ρ crosses
     `accept`; that radius is taken if the loss falls there, else the best probe. Where all probes gain more, the largest
-    one is taken, so that the radius grows; where none gains enough, the best one, so that it shrinks; where none gains
-    at all, the radius is cut by `spread`² and probed again. `accept` is small, for deliberately long steps, until
-    log λ, fitted over the last `window` steps, turns up; from then on the best probe is taken.
+    one is taken, so that the radius grows; where none gains enough, the smallest one, so that it shrinks; where the
+    loss falls at none, the radius is cut by `spread`² and probed again. `accept` is small, for deliberately
+    long steps, until log λ, fitted over the last `window` steps, turns up; from then on the best probe is taken.
 
     **Cost:** `probes` + 1 evaluations of the loss and of the path.
 
