@@ -59,3 +59,10 @@ def test_the_catalogue_of_methods_is_up_to_date():
 
     told = "run: ravine methods --markdown > docs/methods.md"
     assert (ROOT / "docs" / "methods.md").read_text() == catalogue_page(METHODS), told
+
+
+def test_the_number_of_methods_is_told_right():
+    from ravine.optim.presets import METHODS
+
+    (told,) = re.findall(r"(\d+) methods", (ROOT / "README.md").read_text())
+    assert int(told) == len(METHODS)
