@@ -251,7 +251,7 @@ OPTIMIZERS: dict[str, Callable[[], rv.Optimizer]] = {
     **rv.METHODS,
     "adam": lambda: rv.adam(2e-2),
     "sgd": lambda: rv.sgd(5e-2, momentum=0.9),
-    "spring": lambda: rv.spring(ridge=1e-2),
+    "spring": lambda: rv.spring(ridge=1e-2, longest=0.3),
 }
 
 

@@ -23,7 +23,7 @@ def energy_natural_gradient(
 
 
 def spring(
-    rate: Rate = 1.0, *, momentum: float = 0.9, ridge: float = 1e-6, longest: float = 0.3, space: Space = "auto"
+    rate: Rate = 1.0, *, momentum: float = 0.9, ridge: float = 1e-5, longest: float = 1.0, space: Space = "auto"
 ) -> Optimizer:
     """SPRING: natural gradient with momentum along what the points do not decide. Made for points drawn every step."""
     return Optimizer(Spring(momentum, ridge, space), Capped(rate, longest))
