@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from ravine._results import Work
 from ravine._types import Callable, Count, RandomKey, Scalar, Vector
 from ravine.objective import Linearisation, Objective
-from ravine.optim.gauss_newton import GaussNewton, Solver, Space
+from ravine.optim.gauss_newton import Damped, GaussNewton, Solver, Space
 from ravine.optim.optimizer import Direction, Search
 from ravine.optim.path import Along, Found, Line, Previous
 
@@ -64,6 +64,7 @@ class Spring(Direction):
         before = jnp.where(previous.failed, 0, beta) * state.step
         count = jnp.where(previous.failed, 0, state.count) + 1
         path, _ = self._plain(lin, theta, None, previous, key=key)
+        assert isinstance(path, Damped)  # no ridge, hence no line
         rows = lin.jvp(before)
         right = lin.grad - lin.vjp(rows), lin.residual - rows if lin.objective.has_residuals else None
         found = before + path.solve(jnp.asarray(self.ridge, theta.dtype), *right)
