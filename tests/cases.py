@@ -294,6 +294,7 @@ OPTIMIZERS: dict[str, Callable[[], rv.Optimizer]] = {
     "soap": lambda: rv.soap(2e-2),
     "sophia": lambda: rv.sophia(2e-2),
     "spring": lambda: rv.spring(ridge=1e-2),
+    "spring": lambda: rv.spring(ridge=1e-2, longest=0.3),
 }
 
 

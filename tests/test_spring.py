@@ -157,13 +157,13 @@ def test_capped_rate():
 
 def test_geometric_search_takes_the_best_of_the_grid():
     phi = along(lambda x, _: (x[0] - 0.2) ** 2, jnp.array([1.0]))
-    t, found, _ = rv.Geometric()(phi, None)
+    t, found, _ = rv.GridSearch()(phi, None)
     assert float(t) == 0.25
     np.testing.assert_allclose(found.value, 0.05**2)
     assert found.work.counts()["evaluations"] == 31
-    t, found, _ = rv.Geometric()(along(lambda x, _: jnp.where(x[0] > 0.1, jnp.nan, -x[0]), jnp.array([1.0])), None)
+    t, found, _ = rv.GridSearch()(along(lambda x, _: jnp.where(x[0] > 0.1, jnp.nan, -x[0]), jnp.array([1.0])), None)
     assert float(t) == 2.0**-4
-    t, found, _ = rv.Geometric()(along(lambda x, _: x[0], jnp.array([1.0])), None)
+    t, found, _ = rv.GridSearch()(along(lambda x, _: x[0], jnp.array([1.0])), None)
     assert bool(found.failed)
     assert float(found.step[0]) == float(t) == float(found.value) == 0
 

@@ -134,7 +134,7 @@ if TYPE_CHECKING:
     )
     from ravine.optim.projection import Projecting, variable_projection
     from ravine.optim.quasi_newton import LBFGS, Broyden
-    from ravine.optim.search import Armijo, Damping, Fixed, Geometric, Wolfe
+    from ravine.optim.search import Armijo, Damping, Fixed, Wolfe
     from ravine.optim.shampoo import SOAP, Shampoo
     from ravine.optim.sketched import Probe, Sketched, Truncated
     from ravine.optim.spring import Capped, Spring
@@ -376,7 +376,6 @@ _NAMES_OF = {
         "Armijo",
         "Damping",
         "Fixed",
-        "Geometric",
         "Wolfe",
     ),
     "optim.shampoo": (
@@ -498,7 +497,6 @@ __all__ = [
     "Fresh",
     "GaussNewton",
     "GaussNewtonMatrix",
-    "Geometric",
     "Grid",
     "GridReference",
     "GridSearch",

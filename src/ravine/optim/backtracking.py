@@ -10,6 +10,7 @@ from ravine._results import Work
 from ravine._types import Array, Count, Float, Scalar
 from ravine.optim.optimizer import Search
 from ravine.optim.path import Along, Found
+from ravine.optim.search import ROUNDING
 
 
 class _Reference(eqx.Module):
@@ -103,7 +104,8 @@ class GridSearch(Search):
 
     It needs no slope and is misled by none; so it serves steps that are far too long at first, as undamped Gauss–Newton
     steps are. Johannes Müller and Marius Zeinhofer, *Achieving high accuracy with PINNs via energy natural gradient
-    descent*, ICML 2023, with t = 2⁰, …, 2⁻³⁰. Fails when no point is lower than the one it starts from.
+    descent*, ICML 2023, with t = 2⁰, …, 2⁻³⁰. Fails when no point is lower, by more than
+    rounding, than the one it starts from.
 
     **Cost:** `count` evaluations, one after the other, so that memory is that of one.
     """
@@ -121,6 +123,7 @@ class GridSearch(Search):
 
     def __call__(self, phi: Along, state: None) -> tuple[Scalar, Found, None]:
         dtype, value = phi.theta.dtype, phi.here.value
+        enough = value - ROUNDING * jnp.finfo(dtype).eps * jnp.abs(value)
 
         def look(_, carry):
             t, *best = carry
@@ -131,6 +134,8 @@ class GridSearch(Search):
             return t * self.ratio, *best
 
         zero = jnp.zeros((), dtype)
-        start = (jnp.asarray(self.longest, dtype), zero, jnp.zeros_like(phi.theta), value)
+        start = (jnp.asarray(self.longest, dtype), zero, jnp.zeros_like(phi.theta), enough)
         _, t, step, trial = lax.fori_loop(0, self.count, look, start)
-        return t, Found(step, trial, None, Work(self.count, inner=self.count - 1), ~(trial < value)), None
+        failed = ~(trial < enough)
+        work = Work(self.count, inner=self.count - 1)
+        return t, Found(step, jnp.where(failed, value, trial), None, work, failed), None

@@ -75,37 +75,6 @@ class Armijo(Search):
         return t, found, jnp.where(failed, self.start, jnp.minimum(t * self.growth, self.longest))
 
 
-class Geometric(Search):
-    """The best of t = start, start·shrink, start·shrink², …: a search over a grid, as the authors of ENGD use it.
-
-    Where none of the `trials` points lowers the loss nothing is taken. **Cost:** `trials` evaluations.
-    """
-
-    start: float = 1.0
-    shrink: float = 0.5
-    trials: int = eqx.field(static=True, default=31)
-
-    def init(self, dtype) -> None:
-        return None
-
-    def __call__(self, phi: Along, state: None) -> tuple[Scalar, Found, None]:
-        value, dtype = phi.here.value, phi.theta.dtype
-        zero, shrink = jnp.zeros((), dtype), jnp.asarray(self.shrink, dtype)
-        grid = jnp.asarray(self.start, dtype) * shrink ** jnp.arange(self.trials, dtype=dtype)
-
-        def trial(number, best):
-            t = grid[number]
-            step = phi.path(t)
-            there = phi.value(step)
-            return _choose(there < best[0], (there, t, step), best)
-
-        enough = value - ROUNDING * jnp.finfo(dtype).eps * jnp.abs(value)
-        there, t, step = lax.fori_loop(0, self.trials, trial, (enough, zero, jnp.zeros_like(phi.theta)))
-        failed = ~(there < enough)
-        work = Work(self.trials, inner=self.trials - 1)
-        return t, Found(step, jnp.where(failed, value, there), None, work, failed), None
-
-
 class _Trial(eqx.Module):
     """A point on a line with its value and slope."""
 

@@ -165,7 +165,10 @@ class Spectrum:
             matrix = gram(matrix) if solver == "eigh" else matrix
         else:
             matrix = (_short_gram if solver == "eigh" else _short_rows)(lin, self.right)
-        self.basis, (self.values, self.raw) = on_first(self.mesh, _factorise(solver), (matrix,), target)
+        kept = (matrix,)
+        if solver == "svd":  # what `on_first` keeps has the same shapes before and after: room for the basis
+            kept = (matrix, jnp.zeros((matrix.shape[1], min(matrix.shape)), dtype))
+        self.basis, (self.values, self.raw) = on_first(self.mesh, _factorise(solver), kept, target)
         # What is below is rounding: of the matrix for "eigh", of J for "svd".
         largest = jnp.max(self.values)
         self.floor = (eps if solver == "eigh" else (10 * eps) ** 2) * largest + jnp.finfo(dtype).tiny
@@ -180,7 +183,7 @@ class Spectrum:
         """−Σ w_i c_i v_i. **Cost:** 2ks flops, for k values in s dimensions."""
 
         def combine(_, basis, z):
-            return (), basis[0] @ z
+            return (), basis[-1] @ z
 
         y = on_first(self.mesh, combine, (), self.basis, weights * self.raw)[1]
         if not self.kernel:
@@ -191,7 +194,7 @@ class Spectrum:
 
 
 def _factorise(solver: Factorisation) -> Callable:
-    """`((matrix,), target) -> ((basis,), (values, basisᵀ target))`."""
+    """`((matrix, …), target) -> ((…, basis), (values, basisᵀ target))`."""
 
     def by_eigh(kept, target):
         values, vectors = jnp.linalg.eigh(kept[0])
@@ -202,7 +205,7 @@ def _factorise(solver: Factorisation) -> Callable:
         if matrix.shape[0] > matrix.shape[1]:
             matrix = jnp.linalg.qr(matrix, mode="r")
         _, root, vectors = jnp.linalg.svd(matrix, full_matrices=False)
-        return (vectors.T,), (root**2, vectors @ target)
+        return (kept[0], vectors.T), (root**2, vectors @ target)
 
     return by_eigh if solver == "eigh" else by_svd
 

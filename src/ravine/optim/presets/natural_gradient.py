@@ -1,10 +1,10 @@
 """Methods that take the metric of the features for that of the parameters: natural gradients and their relatives."""
 
+from ravine.optim.backtracking import GridSearch
 from ravine.optim.gauss_newton import GaussNewton, Solver, Space
 from ravine.optim.optimizer import Optimizer
 from ravine.optim.presets._method import Method, catalogue
 from ravine.optim.presets.first_order import Rate
-from ravine.optim.search import Geometric
 from ravine.optim.sketched import Factorisation, Probe, Sketched, Truncated
 from ravine.optim.spring import Capped, Spring
 
@@ -19,11 +19,11 @@ def energy_natural_gradient(
 ) -> Optimizer:
     """Energy natural gradient: the all but undamped step and a search over t = 2⁰ … 2⁻³⁰. Needs a sane start."""
     direction = GaussNewton(space=space, acceleration=False, solver=solver, ridge=ridge)
-    return Optimizer(direction, Geometric(trials=trials))
+    return Optimizer(direction, GridSearch(count=trials))
 
 
 def spring(
-    rate: Rate = 1.0, *, momentum: float = 0.9, ridge: float = 1e-6, longest: float = 0.3, space: Space = "auto"
+    rate: Rate = 1.0, *, momentum: float = 0.9, ridge: float = 1e-5, longest: float = 1.0, space: Space = "auto"
 ) -> Optimizer:
     """SPRING: natural gradient with momentum along what the points do not decide. Made for points drawn every step."""
     return Optimizer(Spring(momentum, ridge, space), Capped(rate, longest))
@@ -33,7 +33,7 @@ def anagram(
     *, cutoff: float = 1e-6, solver: Factorisation = "eigh", columns: int | None = None, rows: int | None = None
 ) -> Optimizer:
     """ANaGRAM: natural gradient with small singular values cut off, and a search over t = 2⁰ … 2⁻³⁰."""
-    return Optimizer(Truncated(cutoff, columns, rows, solver), Geometric())
+    return Optimizer(Truncated(cutoff, columns, rows, solver), GridSearch())
 
 
 def sketched_gauss_newton(
