@@ -293,7 +293,6 @@ OPTIMIZERS: dict[str, Callable[[], rv.Optimizer]] = {
     "schedule_free": lambda: rv.schedule_free(5e-2),
     "soap": lambda: rv.soap(2e-2),
     "sophia": lambda: rv.sophia(2e-2),
-    "spring": lambda: rv.spring(ridge=1e-2),
     "spring": lambda: rv.spring(ridge=1e-2, longest=0.3),
 }
 
