@@ -19,6 +19,23 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_disable_most_optimizations", True)
 
 
+# Programs that a process may hold: each takes a few mappings of memory, of which Linux allows 65,530 by default; when
+# there are no more, XLA ends the process while it compiles.
+MAPPINGS = 30_000
+
+
+@pytest.fixture(autouse=True)
+def not_too_many_programs():
+    yield
+    try:
+        with open("/proc/self/maps") as maps:
+            many = sum(1 for _ in maps) > MAPPINGS
+    except OSError:
+        return
+    if many:
+        jax.clear_caches()
+
+
 @pytest.fixture
 def unchecked():
     """No shape and type checks, as for users: they get the library's own messages, not those of the checker."""

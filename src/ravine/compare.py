@@ -159,6 +159,7 @@ def compare(
         asked = {"cli": {"method": name, "budget": seconds, "seed": seed, "target": None}, **(config or {})}
         result, run = _one(problem, name, seed, seconds, place, callbacks, asked)
         yield result
+        jax.clear_caches()  # no other method uses these programs, and a process can hold only so many
         if run is not None and run.stop is Stop.INTERRUPTED:
             raise KeyboardInterrupt
 
