@@ -12,10 +12,15 @@ import ravine as rv
 from ravine.optim.path import Found
 from ravine.testing import check_optimizer
 
+# The first gradients leave SOAP's factors singular, so that rounding chooses the rest of its basis, on which its steps
+# depend.
+UNORDERED = ("soap",)
 
-@pytest.mark.parametrize("method", cases.OPTIMIZERS)
+
+# Those that need to know their samples are tested on data of their own, in test_variance_reduction.
+@pytest.mark.parametrize("method", [method for method in cases.OPTIMIZERS if method not in cases.SAMPLED])
 def test_every_preset_keeps_the_contract(method):
-    check_optimizer(cases.OPTIMIZERS[method](), descends=method in cases.DESCENT)
+    check_optimizer(cases.OPTIMIZERS[method](), descends=method in cases.DESCENT, ordered=method not in UNORDERED)
 
 
 class Downhill(rv.Direction):
