@@ -4,6 +4,7 @@
 What a method costs is counted in evaluations of the loss: see `work`.
 """
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -182,6 +183,8 @@ def _one(
     except RunFolderError:
         raise  # a disk that is full is not the method's failure
     except Exception as error:  # whatever a method raises becomes its row
+        with contextlib.suppress(OSError):
+            folder.rmdir()  # made before anything could fail; what holds a run stays
         return Result(name, seed, failure=_first_line(error)), None
     rows = run.objective.size(run.position.carry.sampler.batch)
     return Result(name, seed, folder, run.history, run.stop, rows=rows), run
