@@ -11,6 +11,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jax.core import Tracer
 
 from ravine._types import Array, Inexact, Model, PyTree
@@ -50,7 +51,10 @@ class Bounded(Constrained):
 
     def value(self) -> Numbers:
         above, below = self._which()
-        low, high, z = jnp.where(above, self.low, 0), jnp.where(below, self.high, 0), self.z
+        # Where points are shared out and z is held constant, `jax.nn`'s compiled functions take no array from outside;
+        # what a primitive has touched is from inside.
+        z = lax.neg(lax.neg(self.z))
+        low, high = jnp.where(above, self.low, 0), jnp.where(below, self.high, 0)
         width = high - low
         # From the nearer bound, so that x does not round past it.
         both = jnp.where(z > 0, high - width * jax.nn.sigmoid(-z), low + width * jax.nn.sigmoid(z))

@@ -18,6 +18,8 @@ from ravine.optim.phase import Phase, Plan
 from ravine.problems.problem import Problem
 from ravine.samplers import SamplerState
 
+ROUNDING = 1e-6  # relative: losses that differ by less are equal, in float32 too
+
 Planner = Callable[[Objective, Vector, Batch], Plan]
 
 
@@ -25,8 +27,9 @@ class History:
     """The record of a run: one row each time progress was measured.
 
     Columns: `phase`, `method`, `step`, `seconds` (wall time without compilation), `compile_seconds`, `loss` (on the
-    training points), `loss/<term>` (unweighted), `test_loss` (independent points), `error` (relative L2), `t` (step
-    length or damping), `grad_norm`, `step_norm`, `evaluations`, `gradients`, `rows`, `inner`.
+    training points), `loss/<term>` (unweighted), `test_loss` (on independent points, or on all the data that batches
+    are drawn from), `error` (relative L2), `t` (step length or damping), `grad_norm`, `step_norm`, `evaluations`,
+    `gradients`, `rows`, `inner`.
     """
 
     def __init__(self, rows: list[dict[str, Any]] | None = None):
@@ -51,10 +54,12 @@ class History:
 
     @property
     def best(self) -> dict[str, Any]:
-        """The row with the lowest loss on independent points (on the training points where there are no others)."""
-        score = lambda row: row.get("test_loss", row["loss"])
-        rows = [row for row in self.rows if np.isfinite(score(row))]
-        return min(rows, key=score) if rows else self.rows[-1]
+        """The row with the lowest loss on independent points (on the training points where there are no others); of
+        several that differ by rounding, the last."""
+        scores = [row.get("test_loss", row["loss"]) for row in self.rows]
+        low = min((score for score in scores if np.isfinite(score)), default=np.nan)
+        equal = [row for row, score in zip(self.rows, scores, strict=True) if score <= low + ROUNDING * abs(low)]
+        return equal[-1] if equal else self.rows[-1]
 
     def frame(self):
         """The history as a pandas data frame. Needs pandas."""
@@ -210,11 +215,16 @@ class Position:
 
 
 class Best(eqx.Module):
-    """The best parameters at any record: `score` is the loss on the independent points, or on the training points where
-    there are no others."""
+    """The best parameters at any record: `score` is the lowest loss on the independent points, or on the training
+    points where there are no others; of parameters whose losses differ by rounding the last ones are kept."""
 
     theta: Vector
     score: Scalar
+
+    def better(self, theta: Vector, score: Scalar) -> "Best":
+        """With `theta` taken into account."""
+        taken = score <= self.score + ROUNDING * jnp.where(jnp.isfinite(self.score), jnp.abs(self.score), 0)
+        return Best(jnp.where(taken, theta, self.theta), jnp.where(score < self.score, score, self.score))
 
 
 class Carry(eqx.Module):

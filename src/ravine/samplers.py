@@ -55,6 +55,10 @@ class Sampler(eqx.Module):
         now, later = jax.random.split(key)
         return SamplerState(self.draw(now), later, jnp.int32(0))
 
+    def judge(self, key: RandomKey) -> Batch:
+        """What a run is judged by: other points of a domain, or all the data of which batches are drawn."""
+        return self.init(key).batch
+
     def sample(self, state: SamplerState, score: Score | None = None) -> tuple[Batch, SamplerState]:
         """The batch of the next step. Fixed points, unless the sampler says otherwise."""
         del score
@@ -337,6 +341,9 @@ class _Data(Sampler):
     @property
     def samples(self) -> int:
         return jax.tree.leaves(self.data)[0].shape[0]
+
+    def judge(self, key: RandomKey) -> Batch:
+        return self.data
 
     def take(self, indices: Int[Array, "b"]) -> Batch:
         """The samples at these places."""

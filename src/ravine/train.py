@@ -85,14 +85,14 @@ def train(
     key = check_key(key)
     init_key, sample_key, test_key, step_key = subkeys(key)
     objective, theta, sampler = problem.objective(init_key, block=block)
-    test = sampler.init(test_key).batch
     return fit(
         objective,
         theta,
         sampler,
         phases,
         keys=(sample_key, step_key),
-        test=test,
+        test=sampler.judge(test_key),
+        other=sampler.init(test_key).batch,
         error=None if problem.reference is None else Error(problem.reference),
         seconds=seconds,
         callbacks=callbacks,
@@ -122,6 +122,7 @@ def fit(
     *,
     keys: tuple[RandomKey, RandomKey],
     test: Batch | None = None,
+    other: Batch | None = None,
     error: Callable[[Objective, Vector], Scalar | None] | None = None,
     seconds: float | None = None,
     callbacks: Sequence[Callback] = (),
@@ -135,7 +136,7 @@ def fit(
     sample_key, step_key = keys
     mesh = None if objective.bare else _mesh(devices)
     objective, state = objective.over(mesh), sampler.init(sample_key)
-    theta, state, test, step_key = _everywhere(mesh, (theta, state, test, step_key))
+    theta, state, test, other, step_key = _everywhere(mesh, (theta, state, test, other, step_key))
     plan = make_plan(phases, objective, theta, state.batch, seconds)
     # What is needed to make the run again; the identity tells the files of two runs in one folder apart.
     config = {
@@ -147,7 +148,7 @@ def fit(
         "phases": describe_phases(plan),
         "reason": plan.reason,
     }
-    loop = _Loop(objective, sampler, plan, step_key, test, error, tuple(callbacks), config, problem)
+    loop = _Loop(objective, sampler, plan, step_key, (test, other), error, tuple(callbacks), config, problem)
     return loop.run(theta, state, resume)
 
 
@@ -241,34 +242,33 @@ def _advance(
 
 @eqx.filter_jit
 def _measure(
-    objective: Objective, theta: Vector, batch: Batch, best: Best, test: Batch | None, error, wanted: frozenset[str]
+    objective: Objective, theta: Vector, batch: Batch, best: Best, tests: tuple, error, wanted: frozenset[str]
 ) -> tuple[dict[str, Any], Best]:
     values = objective.values(theta, batch)
     loss = sum(term.weight * value for term, value in zip(objective.terms, values.values(), strict=True))
     found: dict[str, Any] = {"loss": loss, **{f"loss/{name}": value for name, value in values.items()}}
+    test, other = tests  # what the loss is judged by, and another sample like `batch`
     if test is not None:
         found["test_loss"] = objective(theta, test)
     if error is not None:
         found["error"] = error(objective, theta)
     if SIGNAL in wanted:
-        a, b = (objective.value_and_grad(theta, points)[1] for points in (batch, test))
+        a, b = (objective.value_and_grad(theta, points)[1] for points in (batch, other))
         found[SIGNAL] = jnp.dot(a, b) / jnp.maximum(jnp.sum((a - b) ** 2) / 2, jnp.finfo(theta.dtype).tiny)
     score = found.get("test_loss", loss)
-    better = score < best.score
-    best = Best(jnp.where(better, theta, best.theta), jnp.where(better, score, best.score))
-    return found, _replicated(objective.mesh, best)
+    return found, _replicated(objective.mesh, best.better(theta, score))
 
 
 class _Loop:
     """The host's side of a run: clock, history, callbacks, phases."""
 
-    def __init__(self, objective, sampler, plan, key, test, error, callbacks, config, problem):
+    def __init__(self, objective, sampler, plan, key, tests, error, callbacks, config, problem):
         self.objective, self.sampler, self.plan, self.key = objective, sampler, plan, key
-        self.test, self.error, self.callbacks = test, error, callbacks
+        (self.test, self.other), self.error, self.callbacks = tests, error, callbacks
         self.config, self.problem = config, problem
         # Columns that some phase's limit asks for, beside those that are always measured.
         self.wanted = frozenset(name for phase in plan.phases for name in getattr(phase.until, "measures", ()))
-        if self.wanted and test is None:
+        if self.wanted and self.other is None:
             raise ValueError(
                 f"train: the limit of a phase needs the column {', '.join(sorted(self.wanted))}, which compares two "
                 "samples, but this objective has only one. Use stalled or slowing."
@@ -488,7 +488,7 @@ class _Loop:
             self.carry.theta,
             self.carry.sampler.batch,
             self.carry.best,
-            self.test,
+            (self.test, self.other if self.wanted else None),
             self.error,
             self.wanted,
             compiling=compiling,
