@@ -14,8 +14,7 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 import ravine as rv
-from benchmarks import export as exporting
-from benchmarks import micro, report, runner
+from benchmarks import export as exporting, micro, report, runner
 from benchmarks.peers.scipy_ssbroyden import backtracked, carried, minimise
 from benchmarks.points import POOL, Redraw
 from benchmarks.start import PROBLEMS, load

@@ -122,7 +122,7 @@ def test_forcing_terms_shrink_with_the_gradient():
     for _ in range(6):
         theta, state, info = cases.step(optimizer, objective, theta, state, None)
         norms.append(float(info.grad_norm))
-        tolerances.append(float(state.direction.tolerance))
+        tolerances.append(float(state.direction.forcing.tolerance))
     assert tolerances[0] == 0.1
     expected = np.clip(0.9 * (np.array(norms[1:]) / norms[:-1]) ** 2, 1e-6, 0.1)
     np.testing.assert_allclose(tolerances[1:], expected, rtol=1e-6)

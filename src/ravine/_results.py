@@ -3,6 +3,7 @@
 import enum
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 
 from ravine._types import Count
@@ -72,6 +73,10 @@ class Work(eqx.Module):
             self.inner + other.inner,
             self.products + other.products,
         )
+
+    def times(self, count: Count) -> "Work":
+        """What `count` of these cost."""
+        return jax.tree.map(lambda each: count * each, self)
 
     def counts(self) -> dict[str, int]:
         """As plain integers, for the host."""

@@ -34,8 +34,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ravine import doctor as machine
-from ravine import hosts as company
+from ravine import doctor as machine, hosts as company
 
 if TYPE_CHECKING:
     from ravine.callbacks import Event

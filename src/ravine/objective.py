@@ -233,6 +233,14 @@ class Objective(eqx.Module):
         """Whether any term has a loss with curvature, so that Gauss–Newton means something."""
         return any(term.loss is not identity for term in self.terms)
 
+    def require_curvature(self, who: str, instead: str = "ravine.ssbroyden(), ravine.lbfgs()") -> None:
+        """**Raises:** `ValueError` when this is a bare scalar loss; `who` needs more, `instead` does not."""
+        if not self.has_curvature:
+            raise ValueError(
+                f"{who} residuals, but this objective is a bare scalar loss. Either (a) give the residual vector: "
+                f"ravine.least_squares(residuals, params), or (b) use a method that does without: {instead}."
+            )
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Linearisation:

@@ -55,9 +55,9 @@ class Sampler(eqx.Module):
         now, later = jax.random.split(key)
         return SamplerState(self.draw(now), later, jnp.int32(0))
 
-    def judge(self, key: RandomKey) -> Batch:
-        """What a run is judged by: other points of a domain, or all the data of which batches are drawn."""
-        return self.init(key).batch
+    def judge(self, other: Batch) -> Batch:
+        """What a run is judged by: `other`, drawn independently, or all the data where batches are drawn from data."""
+        return other
 
     def sample(self, state: SamplerState, score: Score | None = None) -> tuple[Batch, SamplerState]:
         """The batch of the next step. Fixed points, unless the sampler says otherwise."""
@@ -342,7 +342,7 @@ class _Data(Sampler):
     def samples(self) -> int:
         return jax.tree.leaves(self.data)[0].shape[0]
 
-    def judge(self, key: RandomKey) -> Batch:
+    def judge(self, other: Batch) -> Batch:
         return self.data
 
     def take(self, indices: Int[Array, "b"]) -> Batch:

@@ -85,14 +85,15 @@ def train(
     key = check_key(key)
     init_key, sample_key, test_key, step_key = subkeys(key)
     objective, theta, sampler = problem.objective(init_key, block=block)
+    other = sampler.init(test_key).batch
     return fit(
         objective,
         theta,
         sampler,
         phases,
         keys=(sample_key, step_key),
-        test=sampler.judge(test_key),
-        other=sampler.init(test_key).batch,
+        test=sampler.judge(other),
+        other=other,
         error=None if problem.reference is None else Error(problem.reference),
         seconds=seconds,
         callbacks=callbacks,

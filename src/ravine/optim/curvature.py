@@ -128,12 +128,9 @@ class GaussNewtonMatrix(Curvature):
     """
 
     def init(self, objective: Objective, theta: Vector) -> None:
-        if not objective.has_curvature:
-            raise ValueError(
-                "A Gauss–Newton model needs residuals, but this objective is a bare scalar loss. Either (a) give the "
-                "residual vector: ravine.least_squares(residuals, params), or (b) use the Hessian: "
-                "ravine.trust_region_newton(), ravine.trust_region_cg()."
-            )
+        objective.require_curvature(
+            "A Gauss–Newton model needs", "ravine.trust_region_newton(), ravine.trust_region_cg()"
+        )
 
     def __call__(
         self, lin: Linearisation, state: None, previous: Previous, *, key: RandomKey

@@ -61,12 +61,7 @@ class GaussNewton(Direction):
     ridge: float | None = None
 
     def init(self, objective: Objective, theta: Vector) -> Count | None:
-        if not objective.has_curvature:
-            raise ValueError(
-                "Gauss–Newton and its kin need residuals, but this objective is a bare scalar loss. Either (a) give "
-                "the residual vector: ravine.least_squares(residuals, params), or (b) use a method that needs "
-                "gradients only: ravine.ssbroyden(), ravine.lbfgs()."
-            )
+        objective.require_curvature("Gauss–Newton and its kin need")
         if self.solver != "mixed":
             return None
         if theta.dtype != jnp.float64:

@@ -322,12 +322,7 @@ class Kronecker(Direction):
             raise ValueError(f"Kronecker: refresh is {self.refresh}, but counts steps and must be at least 1.")
 
     def init(self, objective: Objective, theta: Vector) -> _Memory:
-        if not objective.has_curvature:
-            raise ValueError(
-                "K-FAC needs residuals or another convex loss of features, but this objective is a bare scalar loss. "
-                "Either (a) give the residual vector: ravine.least_squares(residuals, params), or (b) use a method "
-                "that needs gradients only: ravine.adam(), ravine.lbfgs()."
-            )
+        objective.require_curvature("K-FAC needs", "ravine.adam(), ravine.lbfgs()")
         layers, groups = find_layers(objective.layout), _populations(objective.terms)
         zeros = lambda *shape: jnp.zeros(shape, theta.dtype)
         one = lambda j, i: Diagonal(zeros(j, j), zeros(i, i), zeros(j, i))

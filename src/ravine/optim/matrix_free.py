@@ -11,18 +11,17 @@ from ravine._results import Work
 from ravine._types import Array, RandomKey, Scalar, Vector
 from ravine.linalg import Nystrom, conjugate_gradients, nystrom
 from ravine.objective import Linearisation, Objective
-from ravine.optim.forcing import forcing
+from ravine.optim.forcing import Forcing
 from ravine.optim.optimizer import Direction
 from ravine.optim.path import Previous
 
 
 class _Memory(eqx.Module):
-    """The preconditioner and its age in steps; the last gradient norm and tolerance, which the next follows from."""
+    """The preconditioner and its age in steps, and how exactly the last step was solved."""
 
     sketch: Nystrom
     age: Array
-    norm: Scalar
-    tolerance: Scalar
+    forcing: Forcing
 
 
 class MatrixFree(Direction):
@@ -65,16 +64,11 @@ class MatrixFree(Direction):
                 raise ValueError(f"MatrixFree: {name} is {getattr(self, name)}, but must be at least 1.")
 
     def init(self, objective: Objective, theta: Vector) -> _Memory:
-        if not objective.has_curvature:
-            raise ValueError(
-                "Matrix-free Gauss–Newton needs residuals, but this objective is a bare scalar loss. Either (a) give "
-                "the residual vector: ravine.least_squares(residuals, params), or (b) use a method that needs "
-                "gradients only: ravine.lbfgs()."
-            )
+        objective.require_curvature("Matrix-free Gauss–Newton needs", "ravine.lbfgs()")
         n, dtype = theta.shape[0], theta.dtype
-        rank, zero = min(self.rank, n), jnp.zeros((), dtype)
-        sketch = Nystrom(jnp.zeros((rank, n), dtype), jnp.zeros(rank, dtype), zero)
-        return _Memory(sketch, jnp.int32(0), jnp.asarray(jnp.inf, dtype), zero)
+        rank = min(self.rank, n)
+        sketch = Nystrom(jnp.zeros((rank, n), dtype), jnp.zeros(rank, dtype), jnp.zeros((), dtype))
+        return _Memory(sketch, jnp.int32(0), Forcing.first(dtype))
 
     def __call__(
         self, lin: Linearisation, theta: Vector, state: _Memory, previous: Previous, *, key: RandomKey
@@ -84,21 +78,14 @@ class MatrixFree(Direction):
         due = (state.age % self.refresh == 0) | previous.failed
 
         def draw():
-            product = lambda v: _anew(lin).curvature_product(v)
+            product = lambda v: lin.anew().curvature_product(v)
             return nystrom(product, n, rank=rank, key=key, dtype=dtype, group=self.group)
 
         sketch = lax.cond(due, draw, lambda: state.sketch)
-        norm = jnp.linalg.norm(lin.grad)
-        tolerance = forcing(norm, state.norm, state.tolerance)
-        tolerance = tolerance if self.tolerance is None else jnp.asarray(self.tolerance, dtype)
+        forcing = state.forcing.next(lin.grad, given=self.tolerance)
         work = Work(products=jnp.where(due, 2 * rank, 0))
-        path = Inexact(lin, sketch, tolerance, self.iterations, work)
-        return path, _Memory(sketch, jnp.where(due, 1, state.age + 1), norm, tolerance)
-
-
-def _anew(lin: Linearisation) -> Linearisation:
-    """The same linearisation with nothing kept in it: what it keeps inside a loop must not be met outside."""
-    return lin.objective.linearise(lin.theta, lin.batch)
+        path = Inexact(lin, sketch, forcing.tolerance, self.iterations, work)
+        return path, _Memory(sketch, jnp.where(due, 1, state.age + 1), forcing)
 
 
 class Inexact:
@@ -116,7 +103,7 @@ class Inexact:
         """The displacement at damping t, and what it cost."""
         shift = t * self.scale
         found = conjugate_gradients(
-            lambda v: _anew(self.lin).curvature_product(v) + shift * v,
+            lambda v: self.lin.anew().curvature_product(v) + shift * v,
             -self.lin.grad,
             preconditioner=lambda v: self.sketch.precondition(v, shift),
             tolerance=self.tolerance,
@@ -129,4 +116,4 @@ class Inexact:
 
     def reduction(self, t: Scalar, step: Vector) -> Scalar:
         """−⟨∇L, s⟩ − ½‖Js‖². One product."""
-        return -jnp.dot(self.lin.grad, step) - jnp.sum(_anew(self.lin).jvp(step) ** 2) / 2
+        return -jnp.dot(self.lin.grad, step) - jnp.sum(self.lin.anew().jvp(step) ** 2) / 2

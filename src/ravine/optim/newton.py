@@ -6,7 +6,6 @@ All take their matrix from a `Curvature`: the Hessian, a part of the points' Hes
 from typing import Literal
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 from jax import lax
 
@@ -16,7 +15,7 @@ from ravine.blocks import on_first
 from ravine.linalg import Nystrom, conjugate_gradients, nystrom, shifted_cholesky, solve_cholesky
 from ravine.objective import Linearisation, Objective
 from ravine.optim.curvature import Curvature, GaussNewtonMatrix, Hessian, Quadratic
-from ravine.optim.forcing import forcing
+from ravine.optim.forcing import Forcing
 from ravine.optim.optimizer import Direction
 from ravine.optim.path import Line, Previous
 from ravine.optim.trust_region import Bounded, Proposal
@@ -69,8 +68,7 @@ class Newton(Direction):
 
 class _Memory(eqx.Module):
     curvature: PyTree
-    norm: Scalar
-    tolerance: Scalar
+    forcing: Forcing
 
 
 class NewtonCG(Direction):
@@ -93,24 +91,18 @@ class NewtonCG(Direction):
     iterations: int = eqx.field(static=True, default=250)
 
     def init(self, objective: Objective, theta: Vector) -> _Memory:
-        zero = jnp.zeros((), theta.dtype)
-        return _Memory(self.curvature.init(objective, theta), zero + jnp.inf, zero)
+        return _Memory(self.curvature.init(objective, theta), Forcing.first(theta.dtype))
 
     def __call__(
         self, lin: Linearisation, theta: Vector, state: _Memory, previous: Previous, *, key: RandomKey
     ) -> tuple[Line, _Memory]:
         quadratic, curvature = self.curvature(lin, state.curvature, previous, key=key)
-        norm = jnp.linalg.norm(lin.grad)
-        eta = forcing(norm, state.norm, state.tolerance, largest=0.1)
-        eta = eta if self.tolerance is None else jnp.asarray(self.tolerance, theta.dtype)
-        found = conjugate_gradients(quadratic.product, -lin.grad, tolerance=eta, iterations=self.iterations)
-        work = times(found.iterations, quadratic.product_cost) + Work(inner=found.iterations)
-        return Line(found.x, lin.grad, work), _Memory(curvature, norm, eta)
-
-
-def times(count: Array, cost: Work) -> Work:
-    """What `count` products cost."""
-    return jax.tree.map(lambda each: count * each, cost)
+        forcing = state.forcing.next(lin.grad, given=self.tolerance)
+        found = conjugate_gradients(
+            quadratic.product, -lin.grad, tolerance=forcing.tolerance, iterations=self.iterations
+        )
+        work = quadratic.product_cost.times(found.iterations) + Work(inner=found.iterations)
+        return Line(found.x, lin.grad, work), _Memory(curvature, forcing)
 
 
 class _Sketched(eqx.Module):
@@ -205,7 +197,7 @@ class HessianFree(Direction):
             step, bent = found
             # The model that predicts is the undamped one.
             reduction = -jnp.dot(lin.grad, step) - jnp.dot(step, bent) / 2
-            return Proposal(step, reduction, jnp.array(True), times(count, quadratic.product_cost) + Work(inner=count))
+            return Proposal(step, reduction, jnp.array(True), quadratic.product_cost.times(count) + Work(inner=count))
 
         return Bounded(quadratic, lin.grad, propose, Work(), unit=1.0, radius=False), state
 

@@ -8,10 +8,11 @@ import dataclasses
 from typing import Any, Protocol, runtime_checkable
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 
 from ravine._results import Work
-from ravine._types import Array, Batch, Scalar, Vector
+from ravine._types import Array, Batch, PyTree, Scalar, Vector
 from ravine.objective import Linearisation, Objective
 
 
@@ -119,6 +120,11 @@ class Along:
         """L and ∇L at θ + step; a NaN in either makes the value +∞."""
         value, grad = self.objective.value_and_grad(self.theta + step, self.batch)
         return jnp.where(jnp.all(jnp.isfinite(grad)), _reject_nan(value), jnp.inf), grad
+
+
+def choose(condition: Array, yes: PyTree, no: PyTree) -> PyTree:
+    """`jnp.where`, leaf by leaf."""
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), yes, no)
 
 
 def _reject_nan(value: Scalar) -> Scalar:

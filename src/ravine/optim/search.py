@@ -3,14 +3,13 @@
 from typing import ClassVar
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 from jax import lax
 
 from ravine._results import Work
-from ravine._types import Array, Callable, Count, PyTree, Scalar
+from ravine._types import Callable, Count, Scalar
 from ravine.optim.optimizer import Search
-from ravine.optim.path import Along, Found
+from ravine.optim.path import Along, Found, choose
 
 # A loss is known to so many units of its last place: less is no decrease.
 ROUNDING = 32
@@ -135,14 +134,14 @@ class Wolfe(Search):
             long = ~enough | ((value >= low.value + floor) & (low.t > 0))
             done = enough & (jnp.abs(here.slope) <= self.curvature * jnp.abs(zero.slope))
             turned = jnp.where(zooming, here.slope * (high.t - low.t) >= 0, here.slope >= 0)
-            new_high = _choose(long, here, _choose(turned, low, high))
-            new_low = _choose(long, low, here)
+            new_high = choose(long, here, choose(turned, low, high))
+            new_low = choose(long, low, here)
             zooming = zooming | long | turned
             next_t = jnp.where(zooming, _interpolate(new_low, new_high), self.growth * t)
-            best = _choose(enough & (value <= best[1]), (step, value, grad, t), best)
+            best = choose(enough & (value <= best[1]), (step, value, grad, t), best)
             width = jnp.abs(new_high.t - new_low.t)
             dead = zooming & (width <= 4 * jnp.finfo(dtype).eps * jnp.abs(new_low.t) + jnp.finfo(dtype).tiny)
-            best = _choose(done, (step, value, grad, t), best)
+            best = choose(done, (step, value, grad, t), best)
             return count + 1, next_t, zooming, new_low, new_high, best, done, dead
 
         nothing = (jnp.zeros_like(phi.theta), jnp.asarray(jnp.inf, dtype), phi.here.grad, jnp.zeros((), dtype))
@@ -158,10 +157,6 @@ class Wolfe(Search):
         value = jnp.where(failed, zero.value, value)
         work = Work(count, count, inner=jnp.maximum(count - 1, 0))
         return t, Found(step, value, grad, work, failed), jnp.where(failed, jnp.inf, zero.value - value)
-
-
-def _choose(condition: Array, yes: PyTree, no: PyTree) -> PyTree:
-    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), yes, no)
 
 
 def _interpolate(low: _Trial, high: _Trial) -> Scalar:
@@ -224,7 +219,7 @@ class Damping(Search):
             cut = jnp.maximum(1 / self.relax, 1 - (2 * jnp.minimum(gain, 2.0) - 1) ** 3)
             softer = _DampingState(jnp.maximum(state.damping * cut, least), jnp.asarray(2.0, dtype))
             harder = _DampingState(jnp.minimum(state.damping * state.factor, 1e12), state.factor * 2)
-            new = _choose(accepted, softer, harder)
+            new = choose(accepted, softer, harder)
             return count + 1, new, accepted, state.damping, step, trial, work + spent
 
         zero = jnp.zeros((), dtype)

@@ -280,7 +280,7 @@ class Sketched(Direction):
         _check_sizes("Sketched", self.columns, self.rows)
 
     def init(self, objective: Objective, theta: Vector) -> None:
-        _check_curvature(objective)
+        objective.require_curvature("Sketched Gauss–Newton and its kin need")
 
     def __call__(
         self, lin: Linearisation, theta: Vector, state: None, previous: Previous, *, key: RandomKey
@@ -311,7 +311,7 @@ class Truncated(Direction):
         _check_sizes("Truncated", self.columns, self.rows)
 
     def init(self, objective: Objective, theta: Vector) -> None:
-        _check_curvature(objective)
+        objective.require_curvature("Sketched Gauss–Newton and its kin need")
 
     def __call__(
         self, lin: Linearisation, theta: Vector, state: None, previous: Previous, *, key: RandomKey
@@ -332,15 +332,6 @@ def _check_sizes(name: str, columns: int | None, rows: int | None) -> None:
         raise ValueError(
             f"{name}: rows={rows} needs columns= of at most as many, got columns={columns}. Twice as many rows as "
             "columns are a good choice, and the default."
-        )
-
-
-def _check_curvature(objective: Objective) -> None:
-    if not objective.has_curvature:
-        raise ValueError(
-            "Sketched Gauss–Newton and its kin need residuals, but this objective is a bare scalar loss. Either (a) "
-            "give the residual vector: ravine.least_squares(residuals, params), or (b) use a method that needs "
-            "gradients only: ravine.ssbroyden(), ravine.lbfgs()."
         )
 
 

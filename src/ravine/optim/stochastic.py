@@ -1,14 +1,13 @@
 """First-order directions for noisy gradients: rates from the gradients alone, batches that grow, averaged iterates."""
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 
 from ravine._results import Work
 from ravine._types import Any, Array, PyTree, RandomKey, Scalar, Vector
 from ravine.objective import Linearisation, Objective
 from ravine.optim.optimizer import Direction
-from ravine.optim.path import Line, Previous
+from ravine.optim.path import Line, Previous, choose
 
 
 class AdagradNorm(Direction):
@@ -91,10 +90,10 @@ class Growing(Direction):
         passed = passed | (count >= self.most)
         there = lin.objective.linearise(theta, lin.batch, value=value / k, grad=mean)
         path, inner = self.inner(there, theta, state.inner, previous, key=key)
-        inner = _choose(passed, inner, state.inner)
+        inner = choose(passed, inner, state.inner)
         nothing = _Growth(inner, jnp.zeros_like(total), 0 * value, 0 * value, 0 * count, jnp.where(passed, count, 0))
         going = _Growth(inner, total, squares, value, count, state.least)
-        return Line(jnp.where(passed, path(jnp.ones_like(k)), 0), lin.grad, path.work), _choose(passed, nothing, going)
+        return Line(jnp.where(passed, path(jnp.ones_like(k)), 0), lin.grad, path.work), choose(passed, nothing, going)
 
 
 class _Average(eqx.Module):
@@ -170,7 +169,3 @@ class _ToAverage:
     def reduction(self, t: Scalar, step: Vector) -> Scalar:
         """To first order."""
         return -jnp.dot(self.grad, step)
-
-
-def _choose(condition: Array, yes: PyTree, no: PyTree) -> PyTree:
-    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), yes, no)

@@ -240,11 +240,8 @@ class Sophia(Direction):
             )
 
     def init(self, objective: Objective, theta: Vector) -> _Moments:
-        if self.estimator == "gauss-newton" and not objective.has_curvature:
-            raise ValueError(
-                "Sophia with estimator='gauss-newton' needs residuals, but this objective is a bare scalar loss. Use "
-                "estimator='hutchinson'."
-            )
+        if self.estimator == "gauss-newton":
+            objective.require_curvature("The estimator 'gauss-newton' needs", "ravine.sophia(estimator='hutchinson')")
         return _Moments(jnp.zeros_like(theta), jnp.zeros_like(theta), jnp.int32(0))
 
     def __call__(

@@ -8,7 +8,6 @@ method that stores no matrix, `TrustRegion(Hessian(), Cubic())` adaptive cubic r
 from typing import ClassVar, NamedTuple
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 from jax import lax
 
@@ -18,9 +17,9 @@ from ravine.blocks import on_first
 from ravine.linalg import Secular, cubic_model, lanczos, shifted_cholesky, solve_cholesky, steihaug, trust_region
 from ravine.objective import Linearisation, Objective
 from ravine.optim.curvature import Curvature, Quadratic, Spectrum
-from ravine.optim.forcing import forcing
+from ravine.optim.forcing import Forcing
 from ravine.optim.optimizer import Direction, Search
-from ravine.optim.path import Along, Found, Previous
+from ravine.optim.path import Along, Found, Previous, choose
 
 
 class Proposal(NamedTuple):
@@ -142,7 +141,7 @@ class Radius(Search):
         nothing = (jnp.zeros_like(phi.theta), value, grad, zero)
         start = (jnp.int32(0), first, nothing, jnp.array(False), Work())
         count, radius, known, accepted, spent = lax.while_loop(again, body, start)
-        step, trial, there, t = jax.tree.map(lambda new, old: jnp.where(accepted, new, old), known, nothing)
+        step, trial, there, t = choose(accepted, known, nothing)
         work = Work(count, count, inner=count - 1) + spent
         return t, Found(step, trial, there, work, ~accepted), radius
 
@@ -246,8 +245,8 @@ class Steihaug(Subproblem):
     def __call__(self, lin: Linearisation, quadratic: Quadratic, tolerance: Scalar) -> Bounded:
         def propose(radius: Scalar) -> Proposal:
             found = steihaug(quadratic.product, lin.grad, radius, tolerance=tolerance, iterations=self.iterations)
-            cost = jax.tree.map(lambda each: found.iterations * each, quadratic.product_cost)
-            return Proposal(found.x, found.decrease, found.bound, cost + Work(inner=found.iterations))
+            work = quadratic.product_cost.times(found.iterations) + Work(inner=found.iterations)
+            return Proposal(found.x, found.decrease, found.bound, work)
 
         return Bounded(quadratic, lin.grad, propose, Work(), unit=_unit(lin))
 
@@ -311,9 +310,10 @@ class _Reduced(Quadratic):
         size = min(self.dimension, grad.shape[0])
         basis, matrix, count = lanczos(self.product, grad, size=size, tolerance=self.tolerance)
         values, vectors = jnp.linalg.eigh(matrix)
-        cost = jax.tree.map(lambda each: count * each, self.product_cost)
         lift = lambda coefficients: (vectors @ coefficients) @ basis
-        return Spectrum(values, jnp.linalg.norm(grad) * vectors[0], lift, cost + Work(inner=count))
+        return Spectrum(
+            values, jnp.linalg.norm(grad) * vectors[0], lift, self.product_cost.times(count) + Work(inner=count)
+        )
 
 
 # ------------------------------------------------------------------------------------------------------- direction
@@ -321,8 +321,7 @@ class _Reduced(Quadratic):
 
 class _State(eqx.Module):
     curvature: PyTree
-    norm: Scalar
-    tolerance: Scalar
+    forcing: Forcing
 
 
 class TrustRegion(Direction):
@@ -340,13 +339,11 @@ class TrustRegion(Direction):
     subproblem: Subproblem
 
     def init(self, objective: Objective, theta: Vector) -> _State:
-        zero = jnp.zeros((), theta.dtype)
-        return _State(self.curvature.init(objective, theta), zero + jnp.inf, zero)
+        return _State(self.curvature.init(objective, theta), Forcing.first(theta.dtype))
 
     def __call__(
         self, lin: Linearisation, theta: Vector, state: _State, previous: Previous, *, key: RandomKey
     ) -> tuple[Bounded, _State]:
         quadratic, curvature = self.curvature(lin, state.curvature, previous, key=key)
-        norm = jnp.linalg.norm(lin.grad)
-        tolerance = forcing(norm, state.norm, state.tolerance, largest=0.1)
-        return self.subproblem(lin, quadratic, tolerance), _State(curvature, norm, tolerance)
+        forcing = state.forcing.next(lin.grad)
+        return self.subproblem(lin, quadratic, forcing.tolerance), _State(curvature, forcing)

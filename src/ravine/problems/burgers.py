@@ -1,5 +1,7 @@
 """Burgers' equation: a smooth start steepens into a layer of width ν."""
 
+import dataclasses
+
 import jax.numpy as jnp
 import numpy as np
 
@@ -15,10 +17,15 @@ from ravine.samplers import Sobol
 VISCOSITY = 0.01 / np.pi
 
 
-def equation(u, z):
+@dataclasses.dataclass(frozen=True)
+class Equation:
     """u_t + u u_x − ν u_xx."""
-    value, u_x, u_t, u_xx = partials(u, z, (), 0, 1, (0, 0))
-    return u_t + value * u_x - VISCOSITY * u_xx
+
+    viscosity: float
+
+    def __call__(self, u, z):
+        value, u_x, u_t, u_xx = partials(u, z, (), 0, 1, (0, 0))
+        return u_t + value * u_x - self.viscosity * u_xx
 
 
 def start(z):
@@ -43,7 +50,7 @@ def burgers(*, points: int = 3000, width: int = 16, depth: int = 4, sampling: Sa
     x, t = np.linspace(-1, 1, 257), np.linspace(0, 1, 101)
     network = lambda key: MLP(2, "scalar", width=width, depth=depth, key=key)
     return Problem(
-        terms=(residual("pde", equation),),
+        terms=(residual("pde", Equation(VISCOSITY)),),
         sampler=sampled(Sobol(half, pde=points), sampling, every=300),
         model=lambda key: Constrained(
             Odd(Compose(Scale((-1.0, 0.0), (1.0, 1.0)), network(key)), axis=0), start, interior

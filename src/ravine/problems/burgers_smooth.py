@@ -3,32 +3,16 @@
 import jax.numpy as jnp
 import numpy as np
 
-from ravine.calculus import partials
 from ravine.domains import Box
 from ravine.formulations import residual
 from ravine.models import MLP, Compose, Constrained, Odd, Scale
 from ravine.problems import reference
 from ravine.problems._defaults import Sampling, sampled
+from ravine.problems.burgers import Equation, interior, start
 from ravine.problems.problem import GridReference, Problem
 from ravine.samplers import Sobol
 
 VISCOSITY = 0.01
-
-
-def equation(u, z):
-    """u_t + u u_x − ν u_xx."""
-    value, u_x, u_t, u_xx = partials(u, z, (), 0, 1, (0, 0))
-    return u_t + value * u_x - VISCOSITY * u_xx
-
-
-def start(z):
-    """u(x, 0) = −sin πx, which vanishes at x = ±1."""
-    return -jnp.sin(jnp.pi * z[0])
-
-
-def interior(z):
-    """t (1 − x²): zero at t = 0 and x = ±1."""
-    return z[1] * (1 - z[0] ** 2)
 
 
 def burgers_smooth(*, points: int = 1000, width: int = 30, depth: int = 4, sampling: Sampling = "rad") -> Problem:
@@ -43,7 +27,7 @@ def burgers_smooth(*, points: int = 1000, width: int = 30, depth: int = 4, sampl
     x, t = np.linspace(-1, 1, 257), np.linspace(0, 1, 101)
     network = lambda key: MLP(2, "scalar", width=width, depth=depth, activation=jnp.sin, key=key)
     return Problem(
-        terms=(residual("pde", equation),),
+        terms=(residual("pde", Equation(VISCOSITY)),),
         sampler=sampled(Sobol(half, pde=points), sampling, every=5),
         model=lambda key: Constrained(
             Odd(Compose(Scale((-1.0, 0.0), (1.0, 1.0)), network(key)), axis=0), start, interior

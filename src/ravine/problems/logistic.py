@@ -3,8 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 
-from ravine.formulations import logistic as logistic_loss
-from ravine.formulations import penalty
+from ravine.formulations import logistic as logistic_loss, penalty
 from ravine.objective import Term
 from ravine.problems import reference
 from ravine.problems.problem import ParameterReference, Problem

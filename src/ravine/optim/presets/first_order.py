@@ -1,6 +1,5 @@
 """Methods that use the gradient alone, on the full batch."""
 
-import functools
 from typing import Literal
 
 import optax
@@ -28,13 +27,10 @@ def from_optax(transformation: optax.GradientTransformation) -> Optimizer:
 
 def adam(rate: Rate = 1e-3, *, b1: float = 0.9, b2: float = 0.999) -> Optimizer:
     """Adam (Kingma and Ba, 2015). One gradient a step; noise is welcome. Fast early, then it stalls."""
-    return Optimizer(Transform(_adam(b1, b2)), Fixed(rate))
+    return Optimizer(Transform(_adam, {"b1": b1, "b2": b2}), Fixed(rate))
 
 
-# Optax makes new functions at every call, for which everything would be compiled anew; so each is made once, and the
-# rate, which Optax would hide in them, is the search's.
-@functools.cache
-def _adam(b1: float, b2: float) -> optax.GradientTransformation:
+def _adam(b1, b2):
     return optax.chain(optax.scale_by_adam(b1, b2), optax.scale(-1.0))
 
 

@@ -1,7 +1,5 @@
 """First-order methods made for minibatches."""
 
-import functools
-
 import optax
 
 from ravine.optim.first_order import Steepest, Transform
@@ -16,12 +14,8 @@ from ravine.optim.variance_reduction import SAGA, SARAH, STORM, SVRG
 
 def sgd(rate: Rate = 1e-2, *, momentum: float | None = None) -> Optimizer:
     """Stochastic gradient descent, with momentum if wanted. One gradient a step; noise is welcome."""
-    return Optimizer(Transform(_momentum(momentum)), Fixed(rate))
-
-
-@functools.cache
-def _momentum(decay: float | None) -> optax.GradientTransformation:
-    return optax.chain(optax.identity() if decay is None else optax.trace(decay), optax.scale(-1.0))
+    plain = momentum is None
+    return Optimizer(Steepest() if plain else Transform(_momentum, {"decay": momentum}), Fixed(rate))
 
 
 # ------------------------------------------------------------------------------------------------------- from Optax
@@ -32,6 +26,10 @@ def _momentum(decay: float | None) -> optax.GradientTransformation:
 
 def _down(*parts: optax.GradientTransformation) -> optax.GradientTransformation:
     return optax.chain(*parts, optax.scale(-1.0))
+
+
+def _momentum(decay):
+    return _down(optax.trace(decay))
 
 
 def adagrad(rate: Rate = 1e-2, *, start: float = 0.1) -> Optimizer:

@@ -1,0 +1,282 @@
+"""The public names of ravine, and where each lives; `__init__.py` reads this list too."""
+
+__version__: str
+
+from ravine import models as models, problems as problems
+from ravine._results import (
+    Stop as Stop,
+    Work as Work,
+)
+from ravine.calculus import (
+    divergence as divergence,
+    gradient as gradient,
+    hessian_diagonal as hessian_diagonal,
+    laplacian as laplacian,
+    partials as partials,
+    taylor as taylor,
+)
+from ravine.callbacks import (
+    Checkpoint as Checkpoint,
+    Event as Event,
+)
+from ravine.checkpoint import load as load
+from ravine.constraints import (
+    bounded as bounded,
+    frozen as frozen,
+    positive as positive,
+    scaled as scaled,
+)
+from ravine.domains import (
+    Box as Box,
+    Region as Region,
+)
+from ravine.easy import (
+    least_squares as least_squares,
+    minimise as minimise,
+)
+from ravine.formulations import (
+    boundary as boundary,
+    initial as initial,
+    logistic as logistic,
+    penalty as penalty,
+    residual as residual,
+    supervised as supervised,
+)
+from ravine.hardware import (
+    keep_memory as keep_memory,
+    use_cores as use_cores,
+)
+from ravine.hosts import join_hosts as join_hosts
+from ravine.layout import Layout as Layout
+from ravine.objective import (
+    Linearisation as Linearisation,
+    Objective as Objective,
+)
+from ravine.optim.anderson import Anderson as Anderson
+from ravine.optim.auto import auto as auto
+from ravine.optim.backtracking import (
+    GridSearch as GridSearch,
+    NonMonotone as NonMonotone,
+)
+from ravine.optim.barzilai_borwein import BarzilaiBorwein as BarzilaiBorwein
+from ravine.optim.block_coordinate import BlockCoordinate as BlockCoordinate
+from ravine.optim.conjugate import NonlinearCG as NonlinearCG
+from ravine.optim.curvature import (
+    SR1 as SR1,
+    Curvature as Curvature,
+    GaussNewtonMatrix as GaussNewtonMatrix,
+    Hessian as Hessian,
+    LimitedSR1 as LimitedSR1,
+)
+from ravine.optim.first_order import (
+    Steepest as Steepest,
+    Transform as Transform,
+)
+from ravine.optim.forecast import (
+    Forecast as Forecast,
+    forecast as forecast,
+)
+from ravine.optim.gauss_newton import GaussNewton as GaussNewton
+from ravine.optim.grouped import Grouped as Grouped
+from ravine.optim.interop import to_optax as to_optax
+from ravine.optim.kron import Kronecker as Kronecker
+from ravine.optim.ladder import Ladder as Ladder
+from ravine.optim.learning_rate import (
+    Majorisation as Majorisation,
+    Polyak as Polyak,
+    Sharpness as Sharpness,
+)
+from ravine.optim.matrix_free import MatrixFree as MatrixFree
+from ravine.optim.momentum import (
+    HeavyBall as HeavyBall,
+    Nesterov as Nesterov,
+)
+from ravine.optim.newton import (
+    HessianFree as HessianFree,
+    Newton as Newton,
+    NewtonCG as NewtonCG,
+    NystromNewton as NystromNewton,
+)
+from ravine.optim.optimizer import (
+    Direction as Direction,
+    Info as Info,
+    Optimizer as Optimizer,
+    Search as Search,
+    State as State,
+)
+from ravine.optim.path import (
+    Along as Along,
+    Found as Found,
+    Line as Line,
+    Path as Path,
+    Previous as Previous,
+)
+from ravine.optim.phase import (
+    Phase as Phase,
+    Plan as Plan,
+    Tolerance as Tolerance,
+)
+from ravine.optim.presets import (
+    METHODS as METHODS,
+    Method as Method,
+    adabelief as adabelief,
+    adagrad as adagrad,
+    adagrad_norm as adagrad_norm,
+    adahessian as adahessian,
+    adam as adam,
+    adamw as adamw,
+    amsgrad as amsgrad,
+    anagram as anagram,
+    anderson as anderson,
+    arc as arc,
+    asgd as asgd,
+    averaged as averaged,
+    barzilai_borwein as barzilai_borwein,
+    bfgs as bfgs,
+    block_coordinate as block_coordinate,
+    broyden_class as broyden_class,
+    cubic_newton as cubic_newton,
+    damped_lbfgs as damped_lbfgs,
+    dfp as dfp,
+    dogleg as dogleg,
+    ekfac as ekfac,
+    energy_natural_gradient as energy_natural_gradient,
+    from_optax as from_optax,
+    gauss_newton as gauss_newton,
+    gradient_descent as gradient_descent,
+    growing_batch as growing_batch,
+    heavy_ball as heavy_ball,
+    hessian_free as hessian_free,
+    kfac as kfac,
+    large_batch_lbfgs as large_batch_lbfgs,
+    lbfgs as lbfgs,
+    levenberg_marquardt as levenberg_marquardt,
+    lion as lion,
+    lsr1 as lsr1,
+    matrix_free_gauss_newton as matrix_free_gauss_newton,
+    multibatch_lbfgs as multibatch_lbfgs,
+    muon as muon,
+    nadam as nadam,
+    natural_gradient as natural_gradient,
+    nesterov as nesterov,
+    newton as newton,
+    newton_cg as newton_cg,
+    nonlinear_cg as nonlinear_cg,
+    nys_newton_cg as nys_newton_cg,
+    polyak as polyak,
+    rmsprop as rmsprop,
+    saddle_free_newton as saddle_free_newton,
+    saga as saga,
+    sarah as sarah,
+    schedule_free as schedule_free,
+    sgd as sgd,
+    shampoo as shampoo,
+    sketched_gauss_newton as sketched_gauss_newton,
+    soap as soap,
+    sophia as sophia,
+    spring as spring,
+    sqn as sqn,
+    sr1 as sr1,
+    ssbfgs as ssbfgs,
+    ssbroyden as ssbroyden,
+    stochastic_gauss_newton as stochastic_gauss_newton,
+    stochastic_levenberg_marquardt as stochastic_levenberg_marquardt,
+    storm as storm,
+    subsampled_newton_cg as subsampled_newton_cg,
+    svrg as svrg,
+    trust_region_cg as trust_region_cg,
+    trust_region_gauss_newton as trust_region_gauss_newton,
+    trust_region_newton as trust_region_newton,
+)
+from ravine.optim.projection import (
+    Projecting as Projecting,
+    variable_projection as variable_projection,
+)
+from ravine.optim.quasi_newton import (
+    LBFGS as LBFGS,
+    Broyden as Broyden,
+)
+from ravine.optim.search import (
+    Armijo as Armijo,
+    Damping as Damping,
+    Fixed as Fixed,
+    Wolfe as Wolfe,
+)
+from ravine.optim.shampoo import (
+    SOAP as SOAP,
+    Shampoo as Shampoo,
+)
+from ravine.optim.sketched import (
+    Probe as Probe,
+    Sketched as Sketched,
+    Truncated as Truncated,
+)
+from ravine.optim.spring import (
+    Capped as Capped,
+    Spring as Spring,
+)
+from ravine.optim.stochastic import (
+    AdagradNorm as AdagradNorm,
+    Averaged as Averaged,
+    Growing as Growing,
+)
+from ravine.optim.stochastic_curvature import (
+    SQN as SQN,
+    AdaHessian as AdaHessian,
+    Fresh as Fresh,
+    HeldOut as HeldOut,
+    MultiBatch as MultiBatch,
+    Sophia as Sophia,
+)
+from ravine.optim.switches import (
+    below as below,
+    noisy as noisy,
+    slowing as slowing,
+    stalled as stalled,
+)
+from ravine.optim.trust_region import (
+    Cauchy as Cauchy,
+    Cubic as Cubic,
+    Dogleg as Dogleg,
+    Exact as Exact,
+    Lanczos as Lanczos,
+    Radius as Radius,
+    Steihaug as Steihaug,
+    TrustRegion as TrustRegion,
+)
+from ravine.optim.variance_reduction import (
+    SAGA as SAGA,
+    SARAH as SARAH,
+    STORM as STORM,
+    SVRG as SVRG,
+)
+from ravine.problems.problem import (
+    GridReference as GridReference,
+    ParameterReference as ParameterReference,
+    PointReference as PointReference,
+    Problem as Problem,
+    relative_l2 as relative_l2,
+)
+from ravine.run import (
+    History as History,
+    Run as Run,
+)
+from ravine.samplers import (
+    RAD as RAD,
+    Constant as Constant,
+    Grid as Grid,
+    Minibatches as Minibatches,
+    Overlapping as Overlapping,
+    Redrawn as Redrawn,
+    Sampler as Sampler,
+    Sobol as Sobol,
+    Uniform as Uniform,
+)
+from ravine.terms import (
+    Minibatch as Minibatch,
+    Term as Term,
+    Weighted as Weighted,
+    identity as identity,
+    squared as squared,
+)
+from ravine.train import train as train
