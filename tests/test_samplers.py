@@ -12,7 +12,8 @@ from hypothesis import given, settings, strategies as st
 import cases
 import oracles
 import ravine as rv
-from ravine.samplers import _morton, permuted
+from ravine.minibatches import permuted
+from ravine.samplers import _morton
 
 BOX = rv.Box((-1.0, 0.0), (1.0, 2.0))
 REGIONS = {"pde": "interior", "bc": "boundary", "ic": "initial"}

@@ -48,6 +48,7 @@ from ravine.hardware import (
 )
 from ravine.hosts import join_hosts as join_hosts
 from ravine.layout import Layout as Layout
+from ravine.minibatches import Minibatches as Minibatches, Overlapping as Overlapping
 from ravine.objective import (
     Linearisation as Linearisation,
     Objective as Objective,
@@ -265,8 +266,6 @@ from ravine.samplers import (
     RAD as RAD,
     Constant as Constant,
     Grid as Grid,
-    Minibatches as Minibatches,
-    Overlapping as Overlapping,
     Redrawn as Redrawn,
     Sampler as Sampler,
     Sobol as Sobol,

@@ -20,6 +20,7 @@ import numpy as np
 from ravine._results import Stop
 from ravine.callbacks import Callback, Checkpoint
 from ravine.checkpoint import RunFolderError
+from ravine.minibatches import Minibatches
 from ravine.objective import Objective
 from ravine.optim.auto import auto
 from ravine.optim.forecast import forecast
@@ -27,7 +28,6 @@ from ravine.optim.phase import Phase, Plan
 from ravine.optim.presets import METHODS
 from ravine.problems.problem import Problem
 from ravine.run import History, Run, subkeys
-from ravine.samplers import Minibatches
 from ravine.train import train
 
 # Parameters from which on it is asked, before a method begins, whether there is memory for it: that takes a second.

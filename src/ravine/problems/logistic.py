@@ -4,10 +4,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from ravine.formulations import logistic as logistic_loss, penalty
+from ravine.minibatches import Minibatches
 from ravine.objective import Term
 from ravine.problems import reference
 from ravine.problems.problem import ParameterReference, Problem
-from ravine.samplers import Constant, Minibatches
+from ravine.samplers import Constant
 
 
 def predict(weights, pair):
