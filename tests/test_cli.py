@@ -16,7 +16,7 @@ import jax
 import pytest
 
 import ravine
-from ravine import cli, doctor
+from ravine import cli, doctor, words
 
 TINY = ("--points", "16", "--width", "4", "--depth", "1")
 KEYS = {
@@ -358,12 +358,12 @@ def test_the_unexpected_keeps_its_traceback(monkeypatch, tmp_path):
     [("90", 90), ("60s", 60), ("2m", 120), ("2min", 120), ("1h", 3600), ("1.5m", 90), (".5s", 0.5), (" 3 S ", 3)],
 )
 def test_budgets(text, seconds):
-    assert cli.parse_seconds(text) == seconds
+    assert words.parse_seconds(text) == seconds
 
 
 def test_phases():
-    found = list(cli.parse_phases("adam:500, ssbroyden:1m,lbfgs"))
-    assert found == [cli.Step("adam", steps=500), cli.Step("ssbroyden", seconds=60.0), cli.Step("lbfgs")]
+    found = list(words.parse_phases("adam:500, ssbroyden:1m,lbfgs"))
+    assert found == [words.Step("adam", steps=500), words.Step("ssbroyden", seconds=60.0), words.Step("lbfgs")]
 
 
 @pytest.mark.parametrize(
@@ -371,7 +371,7 @@ def test_phases():
     [("a=4", 4), ("a=1e4", 1e4), ("a=true", True), ("a=none", None), ("a=rad", "rad"), ("a = -2", -2)],
 )
 def test_settings(text, value):
-    name, found = cli.parse_setting(text)
+    name, found = words.parse_setting(text)
     assert (name, found, type(found)) == ("a", value, type(value))
 
 

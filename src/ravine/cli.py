@@ -10,10 +10,8 @@ JAX is imported inside the commands, so that help appears at once and threads, p
 import contextlib
 import dataclasses
 import datetime
-import difflib
 import inspect
 import json
-import math
 import os
 import re
 import signal
@@ -21,20 +19,30 @@ import subprocess
 import sys
 import threading
 import time
-import typing
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import cyclopts
 from cyclopts import Parameter
-from rich import box
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from ravine import doctor as machine, hosts as company
+from ravine.console import Progress, finite, make_table, shown
+from ravine.words import (
+    Refusal,
+    Step,
+    check_method,
+    check_options,
+    options_of,
+    parse_methods,
+    parse_phases,
+    parse_seconds,
+    parse_setting,
+    parse_target,
+)
 
 if TYPE_CHECKING:
     from ravine.callbacks import Event
@@ -45,14 +53,6 @@ if TYPE_CHECKING:
 
 BUDGET, COMPARED = "60s", "20s"
 SAVE_SECONDS = 15.0  # between checkpoints
-LINE_SECONDS = 5.0  # between lines of progress when stderr is no terminal
-FLOAT32_TARGET = 1e-5  # relative errors below this cannot be told from rounding in float32
-LONGEST = 1e8  # seconds; what `ravine.Phase` accepts
-UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
-
-
-class Refusal(Exception):
-    """Input that cannot be used; the message says what happened and what to type."""
 
 
 class Reached(KeyboardInterrupt):
@@ -84,12 +84,12 @@ def problems() -> int:
     """List the problems: what they state, their options with defaults, the best error published."""
     from ravine import problems as known
 
-    table = _table("problem", "statement", "options and defaults", "best published")
+    table = make_table("problem", "statement", "options and defaults", "best published")
     for name in known.NAMES:
         factory = known.factory(name)
         doc = inspect.getdoc(factory) or ""
         best = re.search(r"Best published[^:]*: ([^)]*\))", " ".join(doc.split()))
-        options = (f"{option}={parameter.default}" for option, parameter in _options(name).items())
+        options = (f"{option}={parameter.default}" for option, parameter in options_of(name).items())
         table.add_row(name, doc.split("\n")[0], " ".join(options), best.group(1) if best else "")
     _stdout().print(table)
     print("\nravine solve NAME --points 2000 --set option=value")
@@ -111,7 +111,7 @@ def methods(*, markdown: Annotated[bool, Parameter(negative=(), show_default=Fal
     if markdown:
         print(catalogue_page(METHODS), end="")
         return 0
-    table = _table("method", "what it is", "a step costs", "numbers kept", "needs")
+    table = make_table("method", "what it is", "a step costs", "numbers kept", "needs")
     for column, share in zip(table.columns[1:], (5, 2, 2, 2), strict=True):
         column.ratio, table.expand = share, True
     table.add_row("auto", "Chooses phases from sizes, structure, precision and forecasts. The default.", "", "", "")
@@ -290,7 +290,7 @@ def show(run: Path, /) -> int:
     prepare()
     found, config = load(run)
     console = _stdout()
-    table = _table("", "", header=False)
+    table = make_table("", "", header=False)
     problem, asked = config.get("problem") or {}, config.get("cli") or {}
     device = config.get("device") or {}
     facts = {
@@ -307,13 +307,13 @@ def show(run: Path, /) -> int:
     }
     for name, value in facts.items():
         if value is not None and value != "":
-            table.add_row(name.replace("_", " "), _shown(name, value))
+            table.add_row(name.replace("_", " "), shown(name, value))
     console.print(table)
     columns = ("step", "method", "seconds", "loss", "test_loss", "error", "t", "grad_norm", "evaluations")
     columns = [column for column in columns if column in found.history.columns]
-    table = _table(*(column.replace("_", " ") for column in columns), right=True)
+    table = make_table(*(column.replace("_", " ") for column in columns), right=True)
     for row in found.history.rows[-8:]:
-        table.add_row(*(_shown(column, row.get(column)) for column in columns))
+        table.add_row(*(shown(column, row.get(column)) for column in columns))
     console.print(table)
     figure = draw(found, run)
     if figure:
@@ -378,7 +378,7 @@ def resume(
 @app.command
 def doctor() -> int:
     """Examine this machine: versions, devices, precision, threads, memory, cache; and what to type to improve it."""
-    table = _table("", "", header=False)
+    table = make_table("", "", header=False)
     findings = machine.examine()
     for finding in findings:
         mark = Text("change" if finding.line else "", style="bold yellow")
@@ -389,164 +389,6 @@ def doctor() -> int:
     for line, why in advice.items():
         print(f"\n  {why}\n    {line}")
     return 0
-
-
-# --------------------------------------------------------------------------------------------------------- words read
-
-
-def nearest(word: str, words: Iterable[str]) -> str:
-    """ "Did you mean …? " where something is near, and all there are."""
-    words = list(words)
-    near = difflib.get_close_matches(word.lower(), words, n=3, cutoff=0.5)
-    guess = f"Did you mean {' or '.join(near)}? " if near else ""
-    return f"{guess}There are: {', '.join(words)}."
-
-
-def parse_seconds(text: str) -> float:
-    """Seconds of a budget such as 90, 60s, 2m or 1h.
-
-    ```python
-    >>> from ravine.cli import parse_seconds
-    >>> parse_seconds("90"), parse_seconds("1.5m"), parse_seconds("1h")
-    (90.0, 90.0, 3600.0)
-
-    ```
-    """
-    match = re.fullmatch(r"(\d+\.?\d*|\.\d+)(s|m|min|h|)", text.strip().lower().replace(" ", ""))
-    seconds = float(match[1]) * UNITS[match[2]] if match else math.nan
-    if not 0 < seconds <= LONGEST:
-        raise Refusal(f"A time budget is a positive time such as 90, 60s, 2m or 1h (at most 10⁸ s); got {text!r}.")
-    return seconds
-
-
-@dataclasses.dataclass(frozen=True)
-class Step:
-    """One entry of --phases."""
-
-    method: str
-    steps: int | None = None
-    seconds: float | None = None
-
-    @property
-    def limited(self) -> bool:
-        """Whether it ends by itself."""
-        return self.steps is not None or self.seconds is not None
-
-
-def parse_phases(text: str) -> Iterator[Step]:
-    """The entries of `adam:500,ssbroyden:60s,levenberg_marquardt`."""
-    entries = [entry.strip() for entry in text.split(",")]
-    for number, entry in enumerate(entries):
-        name, colon, limit = entry.partition(":")
-        if not name or (colon and not limit):
-            raise Refusal(f"--phases: the entry {entry!r} is not of the form adam:500 (steps) or ssbroyden:60s (time).")
-        if not colon:
-            if number + 1 < len(entries):
-                raise Refusal(f"--phases: {name!r} has no limit and would never let the next one begin: {name}:500.")
-            yield Step(name)
-        elif re.fullmatch(r"\d+", limit):
-            if not 1 <= int(limit) < 2**31:
-                raise Refusal(f"--phases: {entry!r}: the number of steps must lie between 1 and 2³¹ − 1.")
-            yield Step(name, steps=int(limit))
-        else:
-            try:
-                yield Step(name, seconds=parse_seconds(limit))
-            except Refusal:
-                raise Refusal(
-                    f"--phases: {entry!r}: a limit is a number of steps such as 500, or a time such as 60s, 2m, 1h."
-                ) from None
-
-
-def parse_setting(text: str) -> tuple[str, Any]:
-    """The name and value of `k=4`: a number, true, false, none, or a word."""
-    name, equals, value = text.partition("=")
-    name, value = name.strip().replace("-", "_"), value.strip()
-    if not (equals and name and value):
-        raise Refusal(f"--set takes name=value, such as --set k=4; got {text!r}.")
-    words = {"true": True, "false": False, "none": None}
-    if value.lower() in words:
-        return name, words[value.lower()]
-    for kind in (int, float):
-        with contextlib.suppress(ValueError):
-            return name, kind(value)
-    return name, value
-
-
-def parse_target(text: str, precision: int) -> float:
-    """A relative error that can be reached in this precision."""
-    try:
-        target = float(text)
-    except ValueError:
-        target = math.nan
-    if not 0 < target < math.inf:
-        raise Refusal(f"--target is a positive relative error such as 1e-4; got {text!r}.")
-    if precision == 32 and target < FLOAT32_TARGET:
-        raise Refusal(
-            f"A relative error of {target:g} cannot be reached in float32, where rounding stops every method near "
-            f"{FLOAT32_TARGET:g} at best. Leave out --precision 32, or ask for --target 1e-4."
-        )
-    return target
-
-
-def check_method(name: str) -> str:
-    """The name, if there is such a method."""
-    from ravine.optim.presets import METHODS
-
-    names = ("auto", *METHODS)
-    if name not in names:
-        raise Refusal(f"There is no method {name!r}. {nearest(name, names)}")
-    return name
-
-
-def parse_methods(text: str) -> list[str] | None:
-    """The names of `adam,lbfgs`; None for all."""
-    if text.strip() == "all":
-        return None
-    names = [name.strip() for name in text.split(",")]
-    if len(set(names)) < len(names):
-        raise Refusal(f"--methods: {max(names, key=names.count)!r} is named twice.")
-    return [check_method(name) for name in names]
-
-
-def _options(problem: str) -> dict[str, inspect.Parameter]:
-    from ravine.problems import NAMES, factory
-
-    if problem not in NAMES:
-        raise Refusal(f"There is no problem {problem!r}. {nearest(problem, NAMES)}")
-    return dict(inspect.signature(factory(problem)).parameters)
-
-
-def check_options(problem: str, options: dict[str, Any]) -> dict[str, Any]:
-    """The options, if the problem has them and their values are of the right kind."""
-    from ravine.problems import factory
-
-    known = _options(problem)
-    for name in options:
-        if name not in known:
-            raise Refusal(f"The problem {problem} has no option {name!r}. {nearest(name, known)}")
-    kinds = typing.get_type_hints(inspect.unwrap(factory(problem)))
-    return {name: _fit(name, value, kinds.get(name, Any)) for name, value in options.items()}
-
-
-def _fit(name: str, value: Any, kind: Any) -> Any:
-    """The value as `kind`; integers pass for floats, and 1e4 for an integer."""
-    if typing.get_origin(kind) is Literal:
-        choices = typing.get_args(kind)
-        if value not in choices:
-            raise Refusal(f"{name} is {value!r}, but must be one of: {', '.join(map(str, choices))}.")
-        return value
-    kinds = typing.get_args(kind) or (kind,)
-    if kind is Any or (value is None and type(None) in kinds):
-        return value
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
-        if int in kinds and value == int(value):
-            return int(value)
-        if float in kinds:
-            return float(value)
-    if (bool in kinds and isinstance(value, bool)) or (str in kinds and isinstance(value, str)):
-        return value
-    names = {int: "a whole number", float: "a number", bool: "true or false", str: "a word", type(None): "none"}
-    raise Refusal(f"{name} is {value!r}, but must be {' or '.join(names.get(one, str(one)) for one in kinds)}.")
 
 
 # ------------------------------------------------------------------------------------------------------------ settings
@@ -898,7 +740,7 @@ def _compared(
     if as_json:
         print(json.dumps({**found, "out": str(folder)}))
         return 0
-    table = _table(*comparison.COLUMNS)
+    table = make_table(*comparison.COLUMNS)
     for row in rows:
         table.add_row(*row.values())
     _stdout().print(table)
@@ -1010,58 +852,6 @@ class Interrupt:
             raise KeyboardInterrupt
 
 
-class Progress:
-    """A live line on a terminal, plain lines every few seconds elsewhere; on stderr in either case."""
-
-    def __init__(self, sizes: str):
-        self.sizes = sizes
-        self.console = Console(stderr=True, highlight=False)
-        self.status = self.console.status("", spinner="dots") if self.console.is_terminal else None
-        self.printed = -math.inf
-
-    def __enter__(self) -> "Progress":
-        if self.status:
-            self.status.start()
-            self.status.update("starting …")
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.status:
-            self.status.stop()
-
-    def note(self, text: str) -> None:
-        """A line that stays."""
-        self.console.print(Text(text), soft_wrap=True)
-
-    def __call__(self, event: "Event") -> None:
-        if event.kind == "start" and event.message:
-            self.note(event.message)
-        elif event.kind == "phase":
-            self.note(f"{event.message}; compiling: {self.sizes} …")
-            if self.status:
-                self.status.update("compiling …")
-            self.printed = -math.inf
-        elif event.kind in ("record", "progress"):
-            if self.status:
-                self.status.update(Text(_line(event)))
-            elif time.monotonic() - self.printed >= LINE_SECONDS:
-                self.note(_line(event))
-                self.printed = time.monotonic()
-
-
-def _line(event: "Event") -> str:
-    """Where a run is, in one line."""
-    row = event.row
-    parts = [f"{row.get('method') or 'optimizer'}  step {row['step']:,}", f"loss {row['loss']:.2e}"]
-    for column, label in (("test_loss", "independent"), ("error", "error"), ("t", "t")):
-        if column in row:
-            parts.append(f"{label} {row[column]:.1e}")
-    parts.append(f"{_clock(row['seconds'])} gone")
-    if event.left is not None:
-        parts.append(f"{_clock(max(event.left, 0.0))} left")
-    return "  ".join(parts)
-
-
 def draw(run: "Run", folder: Path) -> Path | None:
     """The figure in the run folder; None, and a note, where matplotlib is missing."""
     try:
@@ -1082,7 +872,7 @@ def report(run: "Run", folder: Path, figure: Path | None, as_json: bool) -> None
     """The result: one line of JSON on stdout, or a few lines for people."""
     summary = run.summary()
     if as_json:
-        line = {name: _finite(value) for name, value in summary.items()} | {"run": str(folder)}
+        line = {name: finite(value) for name, value in summary.items()} | {"run": str(folder)}
         print(json.dumps(line))
         return
     print(f"\n{run.stop.value}\n")
@@ -1108,36 +898,6 @@ def note(text: str) -> None:
 
 def _stdout() -> Console:
     return Console(highlight=False, width=None if sys.stdout.isatty() else 160)
-
-
-def _table(*columns: str, header: bool = True, right: bool = False) -> Table:
-    table = Table(box=box.SIMPLE_HEAD if header else None, show_header=header, pad_edge=False, header_style="bold")
-    for number, column in enumerate(columns):
-        table.add_column(
-            column,
-            style="bold" if number == 0 and not right else None,
-            no_wrap=number == 0,
-            justify="right" if right and column not in ("method",) else "left",
-        )
-    return table
-
-
-def _shown(name: str, value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.1f}" if "seconds" in name else f"{value:.2e}"
-    return f"{value:,}" if isinstance(value, int) else str("" if value is None else value)
-
-
-def _finite(value: Any) -> Any:
-    """NaN and infinity, which JSON does not have, become null."""
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _clock(seconds: float) -> str:
-    if seconds < 99.5:
-        return f"{seconds:.0f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} m {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} m"
 
 
 def _budget(seconds: float | None) -> str:

@@ -122,13 +122,14 @@ def convergence(axes: Axes, run: Run) -> None:
 
 
 def _phases(axes: Axes, history, wall: np.ndarray) -> None:
-    """A band where each phase was compiled, a line where it begins and its name."""
-    phases = history["phase"]
-    before = 0.0
+    """Bands where something was compiled, and for each phase a line where it begins, and its name."""
+    phases, compiled = history["phase"], history["compile_seconds"]
+    for end, spent in zip(wall, np.diff(compiled, prepend=0.0), strict=True):
+        if spent > 0:  # it lies somewhere before the row that tells of it
+            axes.axvspan(float(end - spent), float(end), color="#f0f2f4", lw=0, zorder=1)
     for phase in dict.fromkeys(phases):
         rows = np.flatnonzero(phases == phase)
         begin, end = float(wall[rows[0]]), float(wall[rows[-1]])
-        axes.axvspan(before, begin, color="#f0f2f4", lw=0, zorder=1)
         axes.axvline(begin, color=GREY, lw=0.9, ls=(0, (4, 3)), zorder=2)
         name = history.rows[rows[0]].get("method") or "optimizer"
         fits = end - begin > 0.008 * len(name) * max(wall[-1], 1e-9) or begin < 0.6 * wall[-1]
@@ -144,7 +145,6 @@ def _phases(axes: Axes, history, wall: np.ndarray) -> None:
             fontsize=9,
             style="italic",
         )
-        before = end
 
 
 def _evaluate(run: Run, grid: GridReference) -> np.ndarray:
