@@ -258,3 +258,18 @@ def test_unknown_problem_and_option():
 def test_options_that_make_no_sense(name, options):
     with pytest.raises((ValueError, Exception), match=r"must|needs|choose|Literal|sampling"):
         rv.problems.make(name, **options).model(cases.KEY)
+
+
+def test_the_feature_of_allen_cahn_holds_the_kink_of_the_start_and_nothing_worse():
+    """|cos πx/2| at t = 0; there u_t and ν u_xx grow as t^(−1/2) beside the kink, but their difference does not."""
+    from ravine.problems.allen_cahn import kink
+
+    x = jnp.linspace(-3.0, 3.0, 61)
+    np.testing.assert_allclose(kink(x, jnp.zeros_like(x)), abs(jnp.cos(jnp.pi * x / 2)), atol=2e-7)
+    largest = {}
+    for t in (1e-3, 1e-5):
+        here = jnp.array([1.0 - jnp.sqrt(1e-4 * t), t])
+        u_t, u_xx = rv.partials(lambda z: kink(z[0], z[1]), here, 1, (0, 0))
+        largest[t] = float(u_t)
+        assert abs(u_t - 1e-4 * u_xx) < 1e-4
+    assert largest[1e-5] / largest[1e-3] == pytest.approx(10, rel=1e-2)
