@@ -364,6 +364,38 @@ def test_budgets(text, seconds):
 def test_phases():
     found = list(words.parse_phases("adam:500, ssbroyden:1m,lbfgs"))
     assert found == [words.Step("adam", steps=500), words.Step("ssbroyden", seconds=60.0), words.Step("lbfgs")]
+    found = list(words.parse_phases("adam(rate=1e-2):5,lbfgs(memory=50, longest=2.0):2s,spring(space=kernel)"))
+    assert [step.method for step in found] == [
+        "adam(rate=1e-2)",
+        "lbfgs(memory=50, longest=2.0)",
+        "spring(space=kernel)",
+    ]
+
+
+def test_methods_in_words_are_the_presets_with_these_settings():
+    from ravine.optim.presets import method
+
+    assert method("spring(ridge=1e-6, momentum=0.5)") == ravine.spring(ridge=1e-6, momentum=0.5)
+    assert method("spring(space=kernel)") == ravine.spring(space="kernel")
+    assert words.parse_methods("lbfgs(memory=5),lbfgs(memory=50)") == ["lbfgs(memory=5)", "lbfgs(memory=50)"]
+    for text, say in {
+        "lbfgs(momory=5)": "no setting 'momory'; it has .*memory",
+        "lbfgz(memory=5)": "no method 'lbfgz'",
+        "lbfgs(5)": "is not a method with settings",
+        "lbfgs(memory=": "is not a method with settings",
+        "spring(momentum=2.0)": "momentum is 2.0",
+        "spring(ridge=small)": "ridge is a number, but was given as 'small'",
+    }.items():
+        with pytest.raises(words.Refusal, match=say):
+            words.check_method(text)
+
+
+def test_settings_of_a_method_survive_the_folder(tmp_path, capsys):
+    spec = "heavy_ball(momentum=0.8):3,lbfgs(memory=3):3"
+    assert cli.main(["solve", "quadratic", "--phases", spec, "--out", str(tmp_path / "a"), "--json"]) == 0
+    run = ravine.load(tmp_path / "a")
+    assert run.history.rows[-1]["method"] == "lbfgs(memory=3)"
+    assert cli.main(["resume", str(tmp_path / "a"), "--budget", "0.2s", "--json"]) == 0
 
 
 @pytest.mark.parametrize(

@@ -32,9 +32,8 @@ from ravine._results import Stop
 from ravine._types import PyTree, RandomKey
 from ravine.optim import switches
 from ravine.optim.auto import Auto
-from ravine.optim.optimizer import Optimizer
 from ravine.optim.phase import Phase, Plan, Tolerance, Until
-from ravine.optim.presets import METHODS
+from ravine.optim.presets import METHODS, method as preset
 from ravine.problems.problem import Problem
 from ravine.run import History, Planner, Position, Run, leaves, make_plan, subkeys, template
 
@@ -567,7 +566,7 @@ class _Unknown(Exception):
 
 def _describe_phase(phase: Phase) -> dict[str, Any]:
     until = None if phase.until is None else _describe_until(phase.until)
-    method = _method(phase.optimizer)
+    method = _method(phase)
     found = {"name": phase.name, "method": method, "steps": phase.steps, "seconds": phase.seconds, "until": until}
     if phase.tolerance is not None:
         found["tolerance"] = dataclasses.asdict(phase.tolerance)
@@ -586,7 +585,7 @@ def _restore_phase(entry: Mapping[str, Any]) -> Phase:
         ((name, settings),) = until.items()
         until = LIMITS[name](**settings)
     return Phase(
-        METHODS[entry["method"]](),
+        preset(entry["method"]),
         steps=entry["steps"],
         seconds=entry["seconds"],
         until=until,
@@ -596,9 +595,13 @@ def _restore_phase(entry: Mapping[str, Any]) -> Phase:
     )
 
 
-def _method(optimizer: Optimizer) -> str | None:
-    """The preset that makes this very optimizer when called without arguments."""
-    return next((name for name, preset in METHODS.items() if _same(preset(), optimizer)), None)
+def _method(phase: Phase) -> str | None:
+    """The preset that makes this very optimizer, with the settings that the name of the phase tells, or with none."""
+    for text in (phase.name, *METHODS):
+        with contextlib.suppress(ValueError):
+            if _same(preset(text), phase.optimizer):
+                return text
+    return None
 
 
 LIMITS: dict[str, Callable[..., Until]] = {

@@ -156,7 +156,7 @@ def solve(
     problem
         Its name, from `ravine problems`.
     method
-        A name from `ravine methods`.
+        A name from `ravine methods`, with settings where wanted: lbfgs(memory=50).
     phases
         Methods in sequence, with steps or time: adam:500,ssbroyden:60s. The last one needs neither.
     budget
@@ -238,7 +238,7 @@ def compare(
     problem
         Its name, from `ravine problems`.
     methods
-        all (every deterministic method that applies), or names with commas: adam,lbfgs,auto.
+        all (every deterministic method that applies), or names with commas: adam,lbfgs(memory=50),auto.
     budget
         Wall time of each method, compilation apart: 90, 60s, 2m or 1h.
     seeds
@@ -520,7 +520,7 @@ def make_phases(method: str, steps: "list[Step] | None", seconds: float | None) 
     """What `train` shall be given."""
     from ravine.optim.auto import auto
     from ravine.optim.phase import Phase, Plan
-    from ravine.optim.presets import METHODS
+    from ravine.optim.presets import method as optimizer
 
     if steps is None and check_method(method) == "auto":
         assert seconds is not None
@@ -529,7 +529,7 @@ def make_phases(method: str, steps: "list[Step] | None", seconds: float | None) 
     for step in steps or [Step(method)]:
         if check_method(step.method) == "auto":
             raise Refusal("--phases: auto makes phases of its own and cannot be one of them.")
-        made.append(Phase(METHODS[step.method](), step.steps, step.seconds, name=step.method))
+        made.append(Phase(optimizer(step.method), step.steps, step.seconds, name=step.method))
     return Plan(tuple(made), seconds)
 
 

@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import json
 import math
+import re
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -25,7 +26,7 @@ from ravine.objective import Objective
 from ravine.optim.auto import auto
 from ravine.optim.forecast import forecast
 from ravine.optim.phase import Phase, Plan
-from ravine.optim.presets import METHODS
+from ravine.optim.presets import METHODS, called, method
 from ravine.problems.problem import Problem
 from ravine.run import History, Run, subkeys
 from ravine.train import train
@@ -51,7 +52,8 @@ class Result:
     @property
     def family(self) -> str:
         """The family of the method."""
-        return METHODS[self.method].family if self.method in METHODS else "chosen by structure"
+        name, _ = called(self.method)
+        return METHODS[name].family if name in METHODS else "chosen by structure"
 
     @property
     def error(self) -> float | None:
@@ -108,17 +110,17 @@ def select(problem: Problem, *, seed: int = 0) -> tuple[list[str], dict[str, str
 
 def why_not(name: str, objective: Objective, theta: Any, batch: Any, sampler: Any) -> str:
     """Why a method does not apply, in a sentence; "" where it does."""
-    method = METHODS[name]
-    if method.family.startswith("stochastic") or "minibatches" in method.needs:
+    family, needs = METHODS[name].family, METHODS[name].needs
+    if family.startswith("stochastic") or "minibatches" in needs:
         return "Made for minibatches: asked for by its name only."
-    if "same points" in method.needs and isinstance(sampler, Minibatches):
+    if "same points" in needs and isinstance(sampler, Minibatches):
         return "Needs the same points from step to step, and the problem draws minibatches."
-    if "residuals" in method.needs and not objective.has_residuals:
+    if "residuals" in needs and not objective.has_residuals:
         return "Needs residuals, and some loss of the problem is not ½‖F‖²."
-    if "curvature" in method.needs and not objective.has_curvature:
+    if "curvature" in needs and not objective.has_curvature:
         return "Needs losses with curvature, and the problem is one number."
     try:
-        jax.eval_shape(lambda at: method().init(objective, at), theta)
+        jax.eval_shape(lambda at: method(name).init(objective, at), theta)
     except (ValueError, TypeError) as error:
         return str(error)
     return "" if theta.size < MANY else _too_large(name, objective, batch)
@@ -129,7 +131,7 @@ def _too_large(name: str, objective: Objective, batch: Any) -> str:
         import psutil
     except ImportError:
         return ""
-    available, needed = psutil.virtual_memory().available, forecast(METHODS[name](), objective, batch).bytes
+    available, needed = psutil.virtual_memory().available, forecast(method(name), objective, batch).bytes
     gibibytes = lambda count: f"{count / 2**30:.1f} GiB"
     if needed < available:
         return ""
@@ -156,7 +158,8 @@ def compare(
     """
     for number, (seed, name) in enumerate((seed, name) for seed in seeds for name in names):
         begun(f"[{number + 1}/{len(seeds) * len(names)}] {name}{f', seed {seed}' if len(seeds) > 1 else ''}")
-        place = folder / (name if len(seeds) == 1 else f"{name}-{seed}")
+        safe = re.sub(r"[^\w.+-]+", "-", name).strip("-")
+        place = folder / (safe if len(seeds) == 1 else f"{safe}-{seed}")
         asked = {"cli": {"method": name, "budget": seconds, "seed": seed, "target": None}, **(config or {})}
         result, run = _one(problem, name, seed, seconds, place, callbacks, asked)
         yield result
@@ -177,7 +180,7 @@ def _one(
     checkpoint = Checkpoint(folder, every=SAVE_SECONDS)
     saving = lambda event: None if event.kind == "stop" else checkpoint(event)
     try:
-        phases = auto(seconds=seconds) if name == "auto" else Plan((Phase(METHODS[name](), name=name),), seconds)
+        phases = auto(seconds=seconds) if name == "auto" else Plan((Phase(method(name), name=name),), seconds)
         run = train(problem, phases, key=jax.random.key(seed), callbacks=(saving, *callbacks), config=config)
         run.save(folder)
     except RunFolderError:

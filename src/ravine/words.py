@@ -58,11 +58,16 @@ class Step:
         return self.steps is not None or self.seconds is not None
 
 
+def split(text: str) -> list[str]:
+    """Entries between the commas that stand outside brackets."""
+    return [entry.strip() for entry in re.split(r",(?![^()]*\))", text)]
+
+
 def parse_phases(text: str) -> Iterator[Step]:
-    """The entries of `adam:500,ssbroyden:60s,levenberg_marquardt`."""
-    entries = [entry.strip() for entry in text.split(",")]
+    """The entries of `adam:500,lbfgs(memory=50):60s,levenberg_marquardt`."""
+    entries = split(text)
     for number, entry in enumerate(entries):
-        name, colon, limit = entry.partition(":")
+        name, colon, limit = entry.rpartition(":") if ":" in entry else (entry, "", "")
         if not name or (colon and not limit):
             raise Refusal(f"--phases: the entry {entry!r} is not of the form adam:500 (steps) or ssbroyden:60s (time).")
         if not colon:
@@ -113,21 +118,29 @@ def parse_target(text: str, precision: int) -> float:
     return target
 
 
-def check_method(name: str) -> str:
-    """The name, if there is such a method."""
-    from ravine.optim.presets import METHODS
+def check_method(text: str) -> str:
+    """The method in words, such as `lbfgs` or `lbfgs(memory=50)`, if there is such a method with such settings."""
+    from ravine.optim.presets import METHODS, called, method
 
     names = ("auto", *METHODS)
-    if name not in names:
-        raise Refusal(f"There is no method {name!r}. {nearest(name, names)}")
-    return name
+    try:
+        name, settings = called(text)
+        if name not in names:
+            raise Refusal(f"There is no method {name!r}. {nearest(name, names)}")
+        if settings and name == "auto":
+            raise Refusal("auto has no settings here; its budget is --budget.")
+        if settings:
+            method(text)
+    except ValueError as error:
+        raise Refusal(str(error)) from None
+    return text
 
 
 def parse_methods(text: str) -> list[str] | None:
-    """The names of `adam,lbfgs`; None for all."""
+    """The methods of `adam,lbfgs(memory=50)`; None for all."""
     if text.strip() == "all":
         return None
-    names = [name.strip() for name in text.split(",")]
+    names = split(text)
     if len(set(names)) < len(names):
         raise Refusal(f"--methods: {max(names, key=names.count)!r} is named twice.")
     return [check_method(name) for name in names]

@@ -1,6 +1,7 @@
 """Methods by the names that people say. Each is a direction and a search, and nothing else."""
 
-from ravine.optim.presets._method import Method as Method
+from ravine.optim.optimizer import Optimizer
+from ravine.optim.presets._method import Method as Method, called as called, made
 from ravine.optim.presets.first_order import (
     FIRST_ORDER,
     adam as adam,
@@ -104,3 +105,11 @@ METHODS: dict[str, Method] = {
     **NATURAL_GRADIENT,
     **STOCHASTIC_SECOND_ORDER,
 }
+
+
+def method(text: str) -> Optimizer:
+    """The optimizer of a method in words: `lbfgs`, `spring(ridge=1e-6, momentum=0.5)`.
+
+    **Raises:** `ValueError` for an unknown name, an unknown setting, and what the method itself refuses.
+    """
+    return made(METHODS, text)

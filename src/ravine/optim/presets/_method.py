@@ -1,7 +1,10 @@
 """What is known of a method beside its code: what it needs, costs and comes from."""
 
+import ast
+import contextlib
 import dataclasses
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, get_args
 
 from ravine.optim.optimizer import Optimizer
@@ -49,6 +52,52 @@ class Method:
 
     def __call__(self, *args: Any, **settings: Any) -> Optimizer:
         return self.make(*args, **settings)
+
+
+def called(text: str) -> tuple[str, dict[str, Any]]:
+    """The name and settings of a method in words, such as `spring(ridge=1e-6, space=kernel)`.
+
+    **Raises:** `ValueError` for what has not this form.
+
+    ```python
+    >>> from ravine.optim.presets import called
+    >>> called("lbfgs"), called("spring(ridge=1e-6, space=kernel)")
+    (('lbfgs', {}), ('spring', {'ridge': 1e-06, 'space': 'kernel'}))
+
+    ```
+    """
+    name, bracket, _ = text.strip().partition("(")
+    if not bracket:
+        return name, {}
+    value = lambda node: node.id if isinstance(node, ast.Name) else ast.literal_eval(node)
+    with contextlib.suppress(SyntaxError, ValueError):
+        match ast.parse(text.strip(), mode="eval").body:
+            case ast.Call(func=ast.Name(), args=[], keywords=settings):
+                return name.strip(), {str(setting.arg): value(setting.value) for setting in settings}
+    raise ValueError(
+        f"{text!r} is not a method with settings. Write numbers and words by name: lbfgs(memory=50), "
+        "spring(ridge=1e-6, space=kernel)."
+    )
+
+
+def made(methods: Mapping[str, Method], text: str) -> Optimizer:
+    """The optimizer of a method in words.
+
+    **Raises:** `ValueError` for an unknown name, an unknown setting, and what the method itself refuses.
+    """
+    name, settings = called(text)
+    if name not in methods:
+        raise ValueError(f"There is no method {name!r}. There are: {', '.join(methods)}.")
+    known = inspect.signature(methods[name].make).parameters
+    for setting, value in settings.items():
+        if setting not in known:
+            raise ValueError(f"{name} has no setting {setting!r}; it has {', '.join(known) or 'none'}.")
+        if isinstance(known[setting].default, float) and not isinstance(value, (int, float)):
+            raise ValueError(f"{name}: the setting {setting} is a number, but was given as {value!r}.")
+    try:
+        return methods[name](**settings)
+    except TypeError as error:
+        raise ValueError(f"{text}: a setting is of the wrong kind, or one is missing ({error}).") from None
 
 
 def catalogue(*methods: Method) -> dict[str, Method]:
