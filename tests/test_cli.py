@@ -274,6 +274,13 @@ BAD = [
     (("solve", "burgers", "--width", "-3"), "width"),
     (("solve", "burgers", "--depth", "0"), "depth"),
     (("solve", "burgers", "--sampler", "red"), "redraw"),
+    (("solve", "poisson5d", "--weights", "anealing"), "Did you mean annealing"),
+    (("solve", "poisson5d", "--weights", "annealing:alfa=0.1"), "no setting 'alfa'. Did you mean alpha"),
+    (("solve", "poisson5d", "--weights", "annealing:alpha=2"), "must lie between 0 and 1"),
+    (("solve", "poisson5d", "--weights", "annealing:every=1.5"), "a whole number"),
+    (("solve", "poisson5d", "--weights", "bc=-1"), "the weight of 'bc' is -1.0"),
+    (("solve", "poisson5d", "--weights", "bc=1:every=2"), "neither NAME"),
+    (("solve", "poisson5d", "--weights", "wall=1"), "no term 'wall'; the terms are pde, bc"),
     (("solve", "rosenbrock", "--points", "5"), "has no option 'points'"),
     (("solve", "poisson1d", "--set", "k"), "--set takes name=value"),
     (("solve", "poisson1d", "--set", "k=2.5"), "whole number"),
@@ -434,3 +441,15 @@ def test_doctor():
     findings = {finding.topic: finding for finding in doctor.examine()}
     assert findings["float64"].value == "works"
     assert all(finding.why for finding in findings.values() if finding.line)
+
+
+def test_weights_are_asked_for_kept_and_gone_on_with(tmp_path):
+    asked = ("solve", "poisson5d", "--phases", "adam:4", "--weights", "annealing:every=2,alpha=0.5", *TINY)
+    code, _, err = ravine_(*asked, "--out", tmp_path / "run")
+    assert code == 0, err
+    run = ravine.load(tmp_path / "run")
+    assert run.problem.weights == ravine.Annealing(alpha=0.5, every=2)
+    assert run.history["reweighted"].tolist() == [0, 1, 1, 2, 2]
+    code, _, err = ravine_("resume", tmp_path / "run", "--budget", "0.2s")
+    assert code == 0, err
+    assert ravine.load(tmp_path / "run").history["reweighted"][-1] > 2

@@ -1,6 +1,7 @@
 """Compilation is the user's time: nothing is compiled anew when only numbers change."""
 
 import contextlib
+import dataclasses
 import sys
 
 import jax
@@ -111,6 +112,17 @@ def test_what_is_compiled_does_not_grow_with_steps_chunks_or_records(monkeypatch
     assert not train(50)
     monkeypatch.setattr(sys.modules["ravine.train"], "CHUNK_SECONDS", 1e-9)  # a step a chunk
     assert not train(70)
+
+
+def test_other_numbers_of_a_weighting_compile_nothing():
+    def train(weights):
+        made = dataclasses.replace(problem(width=4, redraw=True), weights=weights)
+        with compilations() as found:
+            rv.train(made, rv.Phase(rv.adam(), steps=3), key=cases.KEY)
+        return found
+
+    assert train(rv.Annealing())
+    assert not train(rv.Annealing(alpha=0.3))
 
 
 def test_another_shape_is_compiled():

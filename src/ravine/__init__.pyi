@@ -2,7 +2,7 @@
 
 __version__: str
 
-from ravine import models as models, problems as problems
+from ravine import models as models, problems as problems, weights as weights
 from ravine._results import (
     Stop as Stop,
     Work as Work,
@@ -279,3 +279,8 @@ from ravine.terms import (
     squared as squared,
 )
 from ravine.train import train as train
+from ravine.weights import (
+    Annealing as Annealing,
+    Given as Given,
+    Weighting as Weighting,
+)

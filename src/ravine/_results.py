@@ -30,6 +30,10 @@ class Stop(enum.Enum):
     INTERRUPTED = "The run was interrupted; what was reached so far was kept."
     HOST_LOST = "Another process of the run is gone; what was reached before was kept."
     CONVERGED = "Converged: the gradient, the last decrease of the loss or the last step is within the tolerance."
+    WEIGHTS = (
+        "A weight of the loss became negative, NaN or infinite; the last finite parameters were kept. Try another "
+        "weighting, a smaller rate of it, or updates further apart."
+    )
 
     @property
     def code(self) -> int:

@@ -35,7 +35,19 @@ from ravine.optim.auto import Auto
 from ravine.optim.phase import Phase, Plan, Tolerance, Until
 from ravine.optim.presets import METHODS, method as preset
 from ravine.problems.problem import Problem
-from ravine.run import History, Planner, Position, Run, leaves, make_plan, subkeys, template
+from ravine.run import (
+    History,
+    Planner,
+    Position,
+    Run,
+    first_weights,
+    leaves,
+    make_plan,
+    numbers,
+    subkeys,
+    template,
+)
+from ravine.weights import SCHEMES, Given, Weighting
 
 FORMAT = 1
 CONFIG, HISTORY, SUMMARY, STATE = "config.json", "history.parquet", "summary.json", "state.npz"
@@ -282,7 +294,9 @@ def load(path: str | os.PathLike, *, problem: Problem | None = None, phases: Pha
             f"{folder / STATE} does not fit the plan ({type(error).__name__}: {error}), which has {len(made.phases)} "
             "phases. Pass the same phases= as in the first call."
         ) from error
-    carry = _fill(template(objective, optimizer, theta, points), manifest, arrays, folder)
+    weighting = numbers(problem.weights, theta.dtype)
+    weights = eqx.filter_eval_shape(first_weights, weighting, objective, theta, points.batch, points_key)
+    carry = _fill(template(objective, optimizer, theta, points, weights), manifest, arrays, folder)
     run = Run(objective, carry.best.theta, History(), stop, config, dataclasses.replace(position, carry=carry), problem)
     if given is None and config["problem"].get("fingerprint") != _fingerprint(run):
         raise RunFolderError(
@@ -502,13 +516,33 @@ def restore_problem(config: Mapping[str, Any], path: str | os.PathLike = "the fo
         )
     try:
         options = {key: _tuples(value) for key, value in saved.get("options", {}).items()}
-        return problems.make(name, **options)
-    except (AttributeError, TypeError, ValueError) as error:
+        made = problems.make(name, **options)
+        return dataclasses.replace(made, weights=restore_weights(config.get("weights")))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise RunFolderError(
             f"The problem {name!r} of the run in {path} cannot be made again with its options "
             f"{saved.get('options')!r:.200} ({error}). Likely causes: another version of ravine, or an option that is "
             "not a plain value. Pass problem=."
         ) from error
+
+
+def describe_weights(weights: Weighting) -> dict[str, Any]:
+    """A weighting by name and settings, as plain values; one of one's own in words only."""
+    name = next((name for name, kind in SCHEMES.items() if type(weights) is kind), None)
+    settings = {field.name: getattr(weights, field.name) for field in dataclasses.fields(weights)}
+    if name is None or _plain(settings) != settings:
+        return {"custom": repr(weights)}
+    return {name: settings}
+
+
+def restore_weights(saved: Any) -> Weighting:
+    """The weighting again. **Raises:** `ValueError` for one that was made by hand: pass `problem=` then."""
+    if saved is None:
+        return Given()
+    ((name, settings),) = saved.items()
+    if name == "custom":
+        raise ValueError(f"its weights, {settings!r:.80}, were made by hand")
+    return SCHEMES[name](**{key: _tuples(value) for key, value in settings.items()})
 
 
 def describe_phases(plan: Plan) -> list[dict[str, Any]]:

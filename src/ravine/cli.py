@@ -42,6 +42,7 @@ from ravine.words import (
     parse_seconds,
     parse_setting,
     parse_target,
+    parse_weights,
 )
 
 if TYPE_CHECKING:
@@ -139,6 +140,7 @@ def solve(
     precision: Literal[64, 32] = 64,
     points: Whole = None,
     sampler: str | None = None,
+    weights: str | None = None,
     width: Whole = None,
     depth: Whole = None,
     settings: Annotated[tuple[str, ...], Parameter(name="--set", negative=(), show_default=False)] = (),
@@ -169,6 +171,8 @@ def solve(
         Training points.
     sampler
         fixed, redraw (new points now and then) or rad (new points where the residual is large).
+    weights
+        How terms are weighed: a name such as ntk, with settings ntk:every=50; or numbers, bc=100,pde=1.
     width
         Units in a hidden layer.
     depth
@@ -203,10 +207,10 @@ def solve(
     _set_precision(precision)
     options = check_options(problem, options | others)
     plan = make_phases(method, steps, seconds)
-    made = make_problem(problem, options)
+    made = make_problem(problem, options, weights)
     if goal is not None and made.reference is None:
         raise Refusal(f"--target needs a known solution, and {problem} has none.")
-    asked = {"method": phases or method, "budget": seconds, "seed": seed, "target": goal}
+    asked = {"method": phases or method, "budget": seconds, "seed": seed, "target": goal, "weights": weights}
     if not leads():
         return take_part(made, plan, seed=seed, config={"cli": asked})
     folder = claim(out, problem)
@@ -224,6 +228,7 @@ def compare(
     seeds: Annotated[int, Parameter(allow_leading_hyphen=True, converter=_whole)] = 1,
     precision: Literal[64, 32] = 64,
     points: Whole = None,
+    weights: str | None = None,
     settings: Annotated[tuple[str, ...], Parameter(name="--set", negative=(), show_default=False)] = (),
     out: Path | None = None,
     json: Annotated[bool, Parameter(negative=(), show_default=False)] = False,
@@ -247,6 +252,8 @@ def compare(
         Bits of a floating-point number.
     points
         Training points.
+    weights
+        How terms are weighed: a name such as ntk, with settings ntk:every=50; or numbers, bc=100,pde=1.
     settings
         Any other option of the problem, such as --set k=4; may be repeated.
     out
@@ -267,7 +274,7 @@ def compare(
     note(f"ravine: comparing on {problem}, {methods}, {seconds:g} s each, float{precision}")
     prepare()
     _set_precision(precision)
-    made = make_problem(problem, check_options(problem, options))
+    made = make_problem(problem, check_options(problem, options), weights)
     from ravine import compare as comparison
 
     left_out: dict[str, str] = {}
@@ -501,8 +508,8 @@ def _set_precision(bits: int) -> None:
     jax.config.update("jax_enable_x64", bits == 64)
 
 
-def make_problem(name: str, options: dict[str, Any]) -> "Problem":
-    """The problem; what its makers refuse is refused in their words."""
+def make_problem(name: str, options: dict[str, Any], weights: str | None = None) -> "Problem":
+    """The problem, weighed as asked; what its makers refuse is refused in their words."""
     import equinox as eqx
     import jax
 
@@ -511,6 +518,8 @@ def make_problem(name: str, options: dict[str, Any]) -> "Problem":
     try:
         problem = make(name, **options)
         eqx.filter_eval_shape(problem.model, jax.random.key(0))
+        if weights is not None:
+            problem = dataclasses.replace(problem, weights=parse_weights(weights))
     except ValueError as error:
         raise Refusal(str(error)) from None
     return problem
@@ -546,6 +555,7 @@ def sizes(problem: "Problem", phases: Any) -> str:
         model_key, points_key, _, _ = subkeys(key)
         objective, theta, sampler = problem.objective(model_key)
         found.append((objective.parameters, objective.size(sampler.init(points_key).batch)))
+        problem.weights.init(objective, theta, sampler.init(points_key).batch, key=points_key)
         for phase in phases.phases if isinstance(phases, Plan) else ():
             phase.optimizer.init(objective, theta)
         return theta

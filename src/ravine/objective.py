@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from ravine._types import Array, Batch, Matrix, Model, PyTree, Rows, Scalar, Square, Vector
+from ravine._types import Array, Batch, Float, Matrix, Model, PyTree, Rows, Scalar, Square, Vector
 from ravine.constraints import constrained, partition, plain
 from ravine.layout import Layout
 from ravine.linalg import gram, symmetric_product
@@ -187,6 +187,15 @@ class Objective(eqx.Module):
             v, g = piece.reduce(jax.value_and_grad(lambda *args, piece=piece: piece.sum(*args)), theta)
             value, grad = value + piece.term.weight * v, grad + piece.term.weight * g
         return value, grad
+
+    def by_term(self, theta: Vector, batch: Batch) -> tuple[Float[Array, "k"], Float[Array, "k n"]]:
+        """Each summand of L, weighted, and its gradient: `(k,)` and `(k, n)`. **Cost:** that of `value_and_grad`."""
+        values, grads = [], []
+        for piece in self.pieces(batch):
+            v, g = piece.reduce(jax.value_and_grad(lambda *args, piece=piece: piece.sum(*args)), theta)
+            values.append(piece.term.weight * v)
+            grads.append(piece.term.weight * g)
+        return jnp.stack(values), jnp.stack(grads)
 
     def linearise(
         self, theta: Vector, batch: Batch, *, value: Scalar | None = None, grad: Vector | None = None

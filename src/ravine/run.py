@@ -17,7 +17,9 @@ from ravine.optim.optimizer import Info, Optimizer, State
 from ravine.optim.phase import Phase, Plan
 from ravine.problems.problem import Problem
 from ravine.samplers import SamplerState
+from ravine.weights import Weighting
 
+WEIGHTS = 1  # what the key of the points is folded with for the weighting
 ROUNDING = 1e-6  # relative: losses that differ by less are equal, in float32 too
 
 Planner = Callable[[Objective, Vector, Batch], Plan]
@@ -29,7 +31,8 @@ class History:
     Columns: `phase`, `method`, `step`, `seconds` (wall time without compilation), `compile_seconds`, `loss` (on the
     training points), `loss/<term>` (unweighted), `test_loss` (on independent points, or on all the data that batches
     are drawn from), `error` (relative L2), `t` (step length or damping), `grad_norm`, `step_norm`, `evaluations`,
-    `gradients`, `rows`, `inner`.
+    `gradients`, `rows`, `inner`. Where weights adapt, `weight/<term>` (in use, the mean over points) and `reweighted`
+    (how often they changed); losses are under the weights that the terms were given.
     """
 
     def __init__(self, rows: list[dict[str, Any]] | None = None):
@@ -239,10 +242,13 @@ class Carry(eqx.Module):
     info: Info
     work: Work  # since the chunk began
     best: Best
+    weights: PyTree = None  # the state of the problem's weighting
 
 
 @eqx.filter_jit
-def first_carry(objective: Objective, optimizer: Optimizer, theta: Vector, sampler: SamplerState) -> Carry:
+def first_carry(
+    objective: Objective, optimizer: Optimizer, theta: Vector, sampler: SamplerState, weights: PyTree = None
+) -> Carry:
     """The carry at the beginning of a phase."""
     zero = jnp.zeros((), theta.dtype)
     info = Info(zero, zero, zero, zero, jnp.int32(0), Work(), jnp.array(True))
@@ -256,17 +262,26 @@ def first_carry(objective: Objective, optimizer: Optimizer, theta: Vector, sampl
         info,
         Work(),
         Best(theta, jnp.asarray(jnp.inf, theta.dtype)),
+        weights,
     )
 
 
-def template(objective: Objective, optimizer: Optimizer, theta: Vector, sampler: SamplerState) -> Carry:
+def template(
+    objective: Objective, optimizer: Optimizer, theta: Vector, sampler: SamplerState, weights: PyTree = None
+) -> Carry:
     """The structure, shapes and dtypes of `first_carry(...)`: what a saved carry is read into. Computes nothing."""
-    return eqx.filter_eval_shape(first_carry, objective, numbers(optimizer, theta.dtype), theta, sampler)
+    return eqx.filter_eval_shape(first_carry, objective, numbers(optimizer, theta.dtype), theta, sampler, weights)
 
 
 def numbers(settings: Any, dtype) -> Any:
     """Floating-point settings, of an optimizer say, become arrays, so that another value compiles nothing anew."""
     return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype) if isinstance(leaf, float) else leaf, settings)
+
+
+@eqx.filter_jit
+def first_weights(weighting: Weighting, objective: Objective, theta: Vector, batch: Batch, key: RandomKey) -> PyTree:
+    """The state of a weighting before the first step; `key` is that of the points."""
+    return weighting.init(objective, theta, batch, key=jax.random.fold_in(key, WEIGHTS))
 
 
 def subkeys(key: RandomKey) -> tuple[RandomKey, RandomKey, RandomKey, RandomKey]:

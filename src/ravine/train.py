@@ -23,7 +23,7 @@ from ravine import hosts
 from ravine._results import Stop, Work
 from ravine._types import Batch, Count, PyTree, RandomKey, Scalar, Vector
 from ravine.callbacks import Callback, Event, Kind
-from ravine.checkpoint import describe_key, describe_phases, describe_plan
+from ravine.checkpoint import describe_key, describe_phases, describe_plan, describe_weights
 from ravine.objective import Objective
 from ravine.optim.optimizer import Optimizer, State
 from ravine.optim.phase import Phase, Plan, Tolerance, check_budget
@@ -38,16 +38,19 @@ from ravine.run import (
     Run,
     differences,
     first_carry,
+    first_weights,
     make_plan,
     numbers,
     subkeys,
     template,
 )
 from ravine.samplers import Sampler, SamplerState
+from ravine.weights import Given, Weighting
 
 CHUNK_SECONDS = 0.25  # how long the device works between two looks at the clock
 RECORDS = 200  # records in a phase with a step budget
 RECORD_SECONDS = 0.5  # time between records in a phase without
+ENDS = (Stop.NOT_FINITE, Stop.WEIGHTS, Stop.STATIONARY)  # of the run, not of the phase alone
 PATIENCE = 3  # failed searches in a row that end a phase
 
 
@@ -101,6 +104,7 @@ def train(
         devices=devices,
         config={**(config or {}), "key": describe_key(key)},
         problem=problem,
+        weights=problem.weights,
     )
 
 
@@ -131,13 +135,16 @@ def fit(
     devices: int | None = None,
     config: dict[str, Any] | None = None,
     problem: Problem | None = None,
+    weights: Weighting | None = None,
 ) -> Run:
     """The loop itself, for an objective and a sampler; `train`, `minimise` and `least_squares` are doors to it."""
     check_budget(None, seconds)
     sample_key, step_key = keys
     mesh = None if objective.bare else _mesh(devices)
     objective, state = objective.over(mesh), sampler.init(sample_key)
-    theta, state, test, other, step_key = _everywhere(mesh, (theta, state, test, other, step_key))
+    weighting = numbers(Given() if weights is None else weights, theta.dtype)
+    weighed = first_weights(weighting, objective, theta, state.batch, sample_key)
+    theta, state, test, other, step_key, weighed = _everywhere(mesh, (theta, state, test, other, step_key, weighed))
     plan = make_plan(phases, objective, theta, state.batch, seconds)
     # What is needed to make the run again; the identity tells the files of two runs in one folder apart.
     config = {
@@ -148,9 +155,10 @@ def fit(
         "plan": describe_plan(phases),
         "phases": describe_phases(plan),
         "reason": plan.reason,
+        "weights": None if weights is None else describe_weights(weights),
     }
-    loop = _Loop(objective, sampler, plan, step_key, (test, other), error, tuple(callbacks), config, problem)
-    return loop.run(theta, state, resume)
+    loop = _Loop(objective, sampler, plan, step_key, (test, other), error, tuple(callbacks), config, problem, weighting)
+    return loop.run(theta, state, weighed, resume)
 
 
 def _mesh(devices: int | None) -> Mesh | None:
@@ -203,6 +211,7 @@ def _check_start(objective: Objective, theta: Vector, batch: Batch, value: float
 def _advance(
     objective: Objective,
     sampler: Sampler,
+    weighting: Weighting,
     optimizer: Optimizer,
     tolerance: Tolerance | None,
     carry: Carry,
@@ -219,22 +228,27 @@ def _advance(
 
     def body(c: Carry):
         batch, sampled = sampler.sample(c.sampler, score(c.theta))
-        theta, state, info = optimizer.step(objective, c.theta, c.optimizer, batch, key=jax.random.fold_in(key, c.step))
+        weighed, batch, weights, work = weighting(objective, c.theta, batch, c.weights)
+        weights = _replicated(objective.mesh, weights)
+        theta, state, info = optimizer.step(weighed, c.theta, c.optimizer, batch, key=jax.random.fold_in(key, c.step))
         stop = jnp.where(info.failures >= PATIENCE, Stop.SEARCH_FAILED.code, Stop.RUNNING.code)
         if tolerance is not None:
             stop = jnp.where(tolerance.met(c.info, info, state, theta, c.step == 0), Stop.CONVERGED.code, stop)
         stop = jnp.where(info.grad_norm == 0, Stop.STATIONARY.code, stop)
         stop = jnp.where(info.finite, stop, Stop.NOT_FINITE.code)
+        sound = weighting.sound(weights)
+        stop = jnp.where(sound, stop, Stop.WEIGHTS.code)
         return Carry(
             theta,
-            jnp.where(info.finite, c.theta, c.safe),
+            jnp.where(info.finite & sound, c.theta, c.safe),
             state,
             sampled,
             c.step + 1,
             stop.astype(jnp.int32),
             info,
-            c.work + info.work,
+            c.work + work + info.work,
             c.best,
+            weights,
         )
 
     carry = eqx.tree_at(lambda c: c.work, carry, Work())
@@ -243,7 +257,14 @@ def _advance(
 
 @eqx.filter_jit
 def _measure(
-    objective: Objective, theta: Vector, batch: Batch, best: Best, tests: tuple, error, wanted: frozenset[str]
+    objective: Objective,
+    theta: Vector,
+    batch: Batch,
+    best: Best,
+    tests: tuple,
+    error,
+    wanted: frozenset[str],
+    weights: tuple,
 ) -> tuple[dict[str, Any], Best]:
     values = objective.values(theta, batch)
     loss = sum(term.weight * value for term, value in zip(objective.terms, values.values(), strict=True))
@@ -257,14 +278,17 @@ def _measure(
         a, b = (objective.value_and_grad(theta, points)[1] for points in (batch, other))
         found[SIGNAL] = jnp.dot(a, b) / jnp.maximum(jnp.sum((a - b) ** 2) / 2, jnp.finfo(theta.dtype).tiny)
     score = found.get("test_loss", loss)
+    weighting, state = weights
+    found |= weighting.columns(objective, state)
     return found, _replicated(objective.mesh, best.better(theta, score))
 
 
 class _Loop:
     """The host's side of a run: clock, history, callbacks, phases."""
 
-    def __init__(self, objective, sampler, plan, key, tests, error, callbacks, config, problem):
+    def __init__(self, objective, sampler, plan, key, tests, error, callbacks, config, problem, weighting):
         self.objective, self.sampler, self.plan, self.key = objective, sampler, plan, key
+        self.weighting = weighting
         (self.test, self.other), self.error, self.callbacks = tests, error, callbacks
         self.config, self.problem = config, problem
         # Columns that some phase's limit asks for, beside those that are always measured.
@@ -315,19 +339,19 @@ class _Loop:
 
     # ----------------------------------------------------------------------------------------------------- phases
 
-    def run(self, theta: Vector, sampler: SamplerState, resume: Run | None) -> Run:
+    def run(self, theta: Vector, sampler: SamplerState, weights: PyTree, resume: Run | None) -> Run:
         stop = Stop.RUNNING
         try:
             if resume is not None:
-                self._restore(resume, theta, sampler)
+                self._restore(resume, theta, sampler, weights)
             self._tell("start")
             number, fresh = self.phase, self.carry is None
             while True:
-                stop = self._phase(number, theta, sampler, fresh=fresh)
+                stop = self._phase(number, theta, sampler, weights, fresh=fresh)
                 assert self.carry is not None
-                theta, sampler = self.carry.theta, self.carry.sampler
+                theta, sampler, weights = self.carry.theta, self.carry.sampler, self.carry.weights
                 spent = self.left is not None and self.left <= 0
-                if self.phase + 1 == len(self.plan.phases) or spent or stop in (Stop.NOT_FINITE, Stop.STATIONARY):
+                if self.phase + 1 == len(self.plan.phases) or spent or stop in ENDS:
                     break
                 number, fresh = number + 1, True
         except KeyboardInterrupt:
@@ -347,7 +371,7 @@ class _Loop:
             self._tell("stop", stop=stop)
         return run
 
-    def _restore(self, resume: Run, theta: Vector, sampler: SamplerState) -> None:
+    def _restore(self, resume: Run, theta: Vector, sampler: SamplerState, weights: PyTree) -> None:
         position = resume.position
         if position.phase >= len(self.plan.phases):
             raise ValueError(
@@ -358,7 +382,7 @@ class _Loop:
                 "resume: the run was made with another key, so it cannot go on as if it had never stopped. Pass the "
                 "same key=jax.random.key(seed), or ravine.checkpoint.restore_key(run.config)."
             )
-        expected = template(self.objective, self.plan.phases[position.phase].optimizer, theta, sampler)
+        expected = template(self.objective, self.plan.phases[position.phase].optimizer, theta, sampler, weights)
         different = differences(expected, position.carry)
         if different:
             raise ValueError(
@@ -380,13 +404,13 @@ class _Loop:
         # Its stop code is kept: a phase that had ended (a failed search, say) is over, and the next one begins.
         self.carry = _everywhere(self.objective.mesh, position.carry)
 
-    def _phase(self, number: int, theta: Vector, sampler: SamplerState, *, fresh: bool) -> Stop:
+    def _phase(self, number: int, theta: Vector, sampler: SamplerState, weights: PyTree, *, fresh: bool) -> Stop:
         phase = self.plan.phases[number]
         optimizer = numbers(phase.optimizer, theta.dtype)
         self._tell("phase", message=f"phase {number + 1} of {len(self.plan.phases)}: {phase.label}")
         if fresh:
             # Number and carry change together, so that an interruption while this compiles loses nothing.
-            carry = self._timed(first_carry, self.objective, optimizer, theta, sampler, compiling=True)
+            carry = self._timed(first_carry, self.objective, optimizer, theta, sampler, weights, compiling=True)
             self.phase, self.phase_seconds = number, 0.0
             carry = _everywhere(self.objective.mesh, carry)
             if self.carry is not None:
@@ -433,7 +457,7 @@ class _Loop:
                 self.work[what] += count
             stop = Stop.of(int(self.carry.stop))
             if stop is not Stop.RUNNING:
-                if stop is Stop.NOT_FINITE:
+                if stop in (Stop.NOT_FINITE, Stop.WEIGHTS):
                     self.carry = eqx.tree_at(lambda c: c.theta, self.carry, self.carry.safe)
                 return self._close(first, stop)
             # Chunks grow until they fill their time, but never past the end of the budget.
@@ -472,7 +496,8 @@ class _Loop:
     def _go(self, optimizer: Optimizer, carry: Carry, until: int) -> Carry:
         key = jax.random.fold_in(self.key, self.phase)
         tolerance = numbers(self.plan.phases[self.phase].tolerance, carry.theta.dtype)
-        return _advance(self.objective, self.sampler, optimizer, tolerance, carry, jnp.int32(until), key)
+        weighting = self.weighting
+        return _advance(self.objective, self.sampler, weighting, optimizer, tolerance, carry, jnp.int32(until), key)
 
     def _close(self, first: int, stop: Stop) -> Stop:
         if len(self.history) == first or self.history.rows[-1]["step"] != self.steps:
@@ -492,6 +517,7 @@ class _Loop:
             (self.test, self.other if self.wanted else None),
             self.error,
             self.wanted,
+            (self.weighting, self.carry.weights),
             compiling=compiling,
         )
         self.carry = eqx.tree_at(lambda c: c.best, self.carry, best)
@@ -524,7 +550,9 @@ class _Loop:
             return
         row = self.history.rows[-1] if self.history.rows and kind != "progress" else {}
         if kind == "progress" and self.carry is not None:
-            row = {**self.history.rows[-1], **self._row(), "loss": float(self.carry.info.value)}
+            row = {**self.history.rows[-1], **self._row()}
+            if self.carry.weights is None:  # else it is the loss under other weights
+                row["loss"] = float(self.carry.info.value)
         event = Event(kind, row, lambda: self._snapshot(stop), self.left, message or self.plan.reason)
         tell = lambda: [callback(event) for callback in self.callbacks]
         try:

@@ -8,7 +8,10 @@ import math
 import re
 import typing
 from collections.abc import Iterable, Iterator
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from ravine.weights import Weighting
 
 FLOAT32_TARGET = 1e-5  # relative errors below this cannot be told from rounding in float32
 LONGEST = 1e8  # seconds; what `ravine.Phase` accepts
@@ -100,6 +103,36 @@ def parse_setting(text: str) -> tuple[str, Any]:
         with contextlib.suppress(ValueError):
             return name, kind(value)
     return name, value
+
+
+def parse_weights(text: str) -> "Weighting":
+    """The weighting of `ntk`, `gradnorm:rate=0.1,every=100`, or `bc=100,pde=1`, fixed numbers."""
+    from ravine.weights import SCHEMES, Given
+
+    name, colon, rest = text.strip().partition(":")
+    fixed = "=" in name
+    if fixed and colon:
+        raise Refusal(f"--weights: {text!r} is neither NAME:setting=value,… nor TERM=weight,….")
+    pairs = (text if fixed else rest).split(",") if fixed or colon else []
+    try:
+        settings = [parse_setting(pair) for pair in pairs]
+    except Refusal:
+        raise Refusal(f"--weights takes a scheme such as ntk or ntk:every=50, or bc=100; got {text!r}.") from None
+    if len(dict(settings)) < len(settings):
+        raise Refusal(f"--weights: a name is given twice in {text!r}.")
+    try:
+        if fixed:
+            return Given({name: _fit(name, value, float) for name, value in settings})
+        if name not in SCHEMES:
+            raise Refusal(f"There are no weights {name!r}. {nearest(name, SCHEMES)} Or fixed numbers: bc=100,pde=1")
+        kinds = typing.get_type_hints(SCHEMES[name])
+        for setting, _ in settings:
+            if setting not in inspect.signature(SCHEMES[name]).parameters:
+                known = inspect.signature(SCHEMES[name]).parameters
+                raise Refusal(f"The weights {name} have no setting {setting!r}. {nearest(setting, known)}")
+        return SCHEMES[name](**{setting: _fit(setting, value, kinds[setting]) for setting, value in settings})
+    except ValueError as error:
+        raise Refusal(str(error)) from None
 
 
 def parse_target(text: str, precision: int) -> float:

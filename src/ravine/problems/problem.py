@@ -13,6 +13,7 @@ from ravine._types import Batch, Float, Model, RandomKey, Scalar, Vector
 from ravine.objective import Objective
 from ravine.samplers import Sampler
 from ravine.terms import Term
+from ravine.weights import Given, Weighting
 
 
 class GridReference(eqx.Module):
@@ -118,6 +119,7 @@ class Problem:
     - `sampler`: where the points come from; it is told which region each term lives in.
     - `model`: `key -> model`, any callable pytree (or whatever pytree the terms understand).
     - `reference`: what the error is measured against, when something is known.
+    - `weights`: how the terms are weighed against each other, and points; by default as they were given.
     - `name`, `options`: how `ravine.problems` makes it again; empty for one's own.
 
     **Raises:** `ValueError` for repeated term names, terms without points, points without terms.
@@ -129,6 +131,7 @@ class Problem:
     reference: GridReference | PointReference | ParameterReference | None = None
     name: str = ""
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    weights: Weighting = dataclasses.field(default_factory=Given)
 
     def __post_init__(self):
         object.__setattr__(self, "terms", tuple(self.terms))
