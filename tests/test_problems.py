@@ -27,6 +27,7 @@ EXACT = {
         ),
     ),
 }
+NATURAL = ("ritz1d",)  # nothing is imposed at the ends
 SMALL = {"points": 24, "width": 4, "depth": 1}
 
 
@@ -126,7 +127,7 @@ def test_references_satisfy_the_initial_condition(name):
         x = grid.axes[0]
         exact = np.asarray([float(module.start(jnp.array([at, 0.0]))) for at in x[::16]])
         np.testing.assert_allclose(grid.values[::16, 0], exact, atol=1e-9)
-    else:
+    elif name not in NATURAL:
         assert np.abs(np.take(grid.values, [0, -1], axis=0)).max() < 1e-12
     assert grid.values.shape == tuple(len(axis) for axis in grid.axes)
 

@@ -14,6 +14,7 @@ from ravine.calculus import (
     laplacian as laplacian,
     partials as partials,
     taylor as taylor,
+    value_and_gradient as value_and_gradient,
 )
 from ravine.callbacks import (
     Checkpoint as Checkpoint,
@@ -27,8 +28,11 @@ from ravine.constraints import (
     scaled as scaled,
 )
 from ravine.domains import (
+    Boundary as Boundary,
     Box as Box,
+    Faced as Faced,
     Region as Region,
+    interval as interval,
 )
 from ravine.easy import (
     least_squares as least_squares,
@@ -36,6 +40,7 @@ from ravine.easy import (
 )
 from ravine.formulations import (
     boundary as boundary,
+    energy as energy,
     initial as initial,
     logistic as logistic,
     penalty as penalty,
@@ -257,6 +262,10 @@ from ravine.problems.problem import (
     PointReference as PointReference,
     Problem as Problem,
     relative_l2 as relative_l2,
+)
+from ravine.quadrature import (
+    Gauss as Gauss,
+    Sparse as Sparse,
 )
 from ravine.run import (
     History as History,

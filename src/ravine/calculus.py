@@ -235,6 +235,30 @@ def gradient(u: Callable, z: Point) -> Float[Array, "d"]:
     return jax.grad(u)(z)
 
 
+def value_and_gradient(u: Callable, z: Point) -> tuple[Float[Array, "*shape"], Float[Array, "*shape d"]]:
+    """u and its first derivatives at `z`, in one Taylor pass; for a scalar u they are its gradient.
+
+    **Cost:** about 1 + d evaluations of u; above 8 coordinates reverse mode for a scalar u, about three.
+
+    ```python
+    >>> import jax.numpy as jnp, ravine as rv
+    >>> value, slope = rv.value_and_gradient(lambda z: z[0] * z[1], jnp.array([2.0, 5.0]))
+    >>> float(value), slope.tolist()
+    (10.0, [5.0, 2.0])
+
+    ```
+    """
+    dimension = z.shape[0]
+    if dimension <= 8:
+        value, curves = taylor(u, z, tuple(_line(z, axis, 1) for axis in range(dimension)))
+        return value, jnp.stack([first for (first,) in curves], axis=-1)
+    if jax.eval_shape(u, z).shape == ():
+        return jax.value_and_grad(u)(z)
+    along = lambda basis: taylor(u, z, ((basis,),))
+    value, ((first,),) = jax.vmap(along, out_axes=(None, -1))(jnp.eye(dimension, dtype=z.dtype))
+    return value, first
+
+
 def hessian_diagonal(u: Callable, z: Point) -> Float[Array, "d *shape"]:
     """∂²u/∂z_i² at `z` for every coordinate i. **Cost:** as `partials`.
 

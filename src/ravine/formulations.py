@@ -7,6 +7,7 @@ import equinox as eqx
 import jax.numpy as jnp
 
 from ravine._types import Model, PyTree, Scalar
+from ravine.calculus import value_and_gradient
 from ravine.terms import Term, squared
 
 
@@ -65,6 +66,66 @@ def initial(name: str, value: Any, *, weight: float = 1.0) -> Term:
     **Arguments:** `value`: a number, an array of the model's output shape, or a function of the point.
     """
     return Term(name, _Mismatch(name, value), squared, weight, "initial")
+
+
+class _Density(eqx.Module):
+    """density(F, z), checked to be one number."""
+
+    name: str = eqx.field(static=True)
+    density: Callable[[PyTree, Any], Scalar]
+
+    def __call__(self, features, point):
+        value = self.density(features, point)
+        if jnp.shape(value) != ():
+            raise ValueError(
+                f"The energy {self.name!r} must be one number at a point, but its density has shape "
+                f"{jnp.shape(value) or 'of a pytree'}. Likely causes: (a) a product where a sum over components is "
+                "meant: jnp.vdot(slope, slope) for |∇u|², (b) a model with output of shape (1,): MLP(..., 'scalar', "
+                "...) returns shape (), (c) a residual, which belongs into ravine.residual."
+            )
+        return value
+
+
+def energy(
+    name: str,
+    density: Callable[[PyTree, Any], Scalar],
+    *,
+    features: Callable[[Model, Any], PyTree] = value_and_gradient,
+    weight: float = 1.0,
+) -> Term:
+    """The mean of density((u, ∇u)(z), z) over the interior: a variational (Deep Ritz) problem.
+
+    The loss is the energy density e itself, which may be negative; its minimiser solves the Euler–Lagrange equation
+    −div ∂e/∂∇u + ∂e/∂u = 0 with natural conditions wherever the model does not impose others. With points from
+    `ravine.Gauss` (or `ravine.Sparse`) the mean is a quadrature rule, with any other sampler Monte Carlo: means over
+    other pieces of the domain (a flux on the boundary) then carry the ratio of the measures as their weight.
+
+    Gauss–Newton sees e″, the Hessian of the density in the features at each point: for ½|∇u|² − f u the matrix is
+    ∫ ∇(∂u/∂θᵢ)·∇(∂u/∂θⱼ), the Gramian of the energy norm, so that `energy_natural_gradient` and `levenberg_marquardt`
+    are the energy natural gradient and its damped form. What is not convex in the features counts as zero there.
+
+    Where the loss has been resolved to rounding, relative to |E|, the error in the energy norm is the root of that:
+    about 1e-8 in float64. Methods that go on by slopes (`Wolfe`: quasi-Newton) may end below.
+
+    **Arguments:** `density(F, z)`: one number, F = `features(u, z)`, by default (u, ∇u) with ∇u of shape `(*u, d)`;
+    convex in F for the minimiser to be one.
+
+    **Raises:** `ValueError` when the density is not one number.
+
+    Weinan E and Bing Yu, *The Deep Ritz method*, 2018, equations 4–7; Johannes Müller and Marius Zeinhofer, *Achieving
+    high accuracy with PINNs via energy natural gradient descent*, ICML 2023, section 3.
+
+    ```python
+    >>> import jax.numpy as jnp, ravine as rv
+    >>> dirichlet = rv.energy("energy", lambda F, z: jnp.vdot(F[1], F[1]) / 2 - F[0])
+    >>> u = lambda z: z[0] * z[1]
+    >>> z = jnp.array([2.0, 1.0])
+    >>> float(dirichlet.loss(dirichlet.features(u, z), z))
+    0.5
+
+    ```
+    """
+    return Term(name, features, _Density(name, density), weight, "interior")
 
 
 class _Prediction(eqx.Module):

@@ -145,7 +145,7 @@ class Piece(eqx.Module):
                 return scale * self.whitener(here, points)(self.flat(there, points))
 
             def one(point, weight):
-                return jnp.sqrt(weight) * self.whitener(here, point)(self.flat(there, point))
+                return jnp.sqrt(jnp.maximum(weight, 0)) * self.whitener(here, point)(self.flat(there, point))
 
             return scale * jax.vmap(one)(points, weights).reshape(-1)
 
@@ -159,7 +159,7 @@ class Piece(eqx.Module):
         differentiate = jax.jacrev if rows <= theta.shape[0] else jax.jacfwd
 
         def one(point, weight) -> tuple[Array, ...]:
-            scale = jnp.sqrt(self.term.weight * weight)
+            scale = jnp.sqrt(self.term.weight * jnp.maximum(weight, 0))  # sparse quadrature has negative ones
             found = differentiate(lambda parts: self.flat(parts, point))(parts)
             flat = [part.reshape(rows, -1) for part in found]
             if self.term.loss is not squared:

@@ -116,7 +116,7 @@ class _Domain(Sampler):
             )
         keys = jax.random.split(key, max(len(self.counts), 1))
         return {
-            name: region.place(self.fill(region, count, k).astype(self.dtype))
+            name: region.filled(lambda many, k=k, region=region: self.fill(region, many, k).astype(self.dtype), count)
             for (name, count), (_, region), k in zip(self.counts, self.regions, keys, strict=False)
         }
 

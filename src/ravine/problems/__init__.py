@@ -20,6 +20,7 @@ NAMES = (
     "poisson5d",
     "poisson10d",
     "poisson100d",
+    "ritz1d",
     "burgers",
     "burgers_smooth",
     "allen_cahn",
