@@ -81,6 +81,15 @@ HARD = {
         (lambda s: [1.0, s], lambda s: 0.0),
     ],
     "convection": [(lambda s: [2 * np.pi * s, 0.0], lambda s: np.sin(2 * np.pi * s))],
+    "advection_diffusion": [
+        (lambda s: [0.0, s], lambda s: 0.0),
+        (lambda s: [1.0, s], lambda s: 0.0),
+        (lambda s: [s, 0.0], lambda s: 0.0),
+        (lambda s: [s, 1.0], lambda s: 0.0),
+    ],
+    "kuramoto_sivashinsky": [
+        (lambda s: [2 * np.pi * s, 0.0], lambda s: np.cos(2 * np.pi * s) * (1 + np.sin(2 * np.pi * s))),
+    ],
     "reaction": [(lambda s: [2 * np.pi * s, 0.0], lambda s: float(reference.reaction(2 * np.pi * s, 0.0)))],
 }
 
@@ -93,9 +102,9 @@ def test_hard_constraints_hold_for_an_untrained_network(name):
             assert float(u(jnp.array(place(s)))) == pytest.approx(value(s), abs=1e-15)
 
 
-@pytest.mark.parametrize("name", ["convection", "allen_cahn"])
+@pytest.mark.parametrize("name", ["convection", "allen_cahn", "kuramoto_sivashinsky"])
 def test_periodic_problems_are_periodic(name):
-    low, high = {"convection": (0.0, 2 * np.pi), "allen_cahn": (-1.0, 1.0)}[name]
+    low, high = {"allen_cahn": (-1.0, 1.0)}.get(name, (0.0, 2 * np.pi))
     u = small(name).model(cases.KEY)
     left, right = (jnp.stack(rv.partials(u, jnp.array([x, 0.4]), (), 0, (0, 0))) for x in (low, high))
     # The lift of the hard initial condition is as periodic as the initial values.

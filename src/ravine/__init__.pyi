@@ -25,6 +25,7 @@ from ravine.constraints import (
     bounded as bounded,
     frozen as frozen,
     positive as positive,
+    random_features as random_features,
     scaled as scaled,
 )
 from ravine.domains import (

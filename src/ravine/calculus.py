@@ -154,6 +154,9 @@ def _derivatives(function: Callable, z: Array, order: int) -> list[Array]:
     if function is jnp.sin:
         sin, cos = sincos(z)
         return [sin, cos, -sin, -cos, sin][: order + 1]
+    if function is jnp.cos:
+        sin, cos = sincos(z)
+        return [cos, -sin, -cos, sin, cos][: order + 1]
     found = [function]
     for _ in range(order):
         found.append(lambda x, g=found[-1]: jax.jvp(g, (x,), (jnp.ones_like(x),))[1])

@@ -5,7 +5,7 @@ with x. So the gradient that a method sees is the chain rule, f′(z) ∂L/∂x,
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import equinox as eqx
 import jax
@@ -14,7 +14,8 @@ import numpy as np
 from jax import lax
 from jax.core import Tracer
 
-from ravine._types import Array, Inexact, Model, PyTree
+from ravine._types import Array, Inexact, Model, PyTree, RandomKey
+from ravine.models import MLP
 
 Numbers = Inexact[Array, "..."]
 
@@ -221,6 +222,56 @@ def frozen(model: Model, where: Where) -> Model:
     ```
     """
     return _wrapped("frozen", model, where, Frozen)
+
+
+def random_features(
+    inputs: int,
+    outputs: int | Literal["scalar"],
+    *,
+    features: int = 200,
+    scale: float = 1.0,
+    activation: Callable[[Array], Array] = jnp.tanh,
+    key: RandomKey,
+) -> MLP:
+    """A network of one hidden layer that is drawn and kept: only the linear layer behind it is trained.
+
+    u(z) = Σ_j c_j σ(w_j · z + b_j) + c₀ with w, b uniform in [−scale, scale], c = 0 at the start. Linear equations then
+    are linear least-squares problems, which one step of `levenberg_marquardt` or `gauss_newton` solves up to damping.
+
+    Ali Rahimi and Benjamin Recht, *Random features for large-scale kernel machines*, 2007; Guang-Bin Huang, Qin-Yu Zhu
+    and Chee-Kheong Siew, *Extreme learning machine: theory and applications*, 2006; for equations, Vikas Dwivedi and
+    Balaji Srinivasan, *Physics informed extreme learning machine*, 2020.
+
+    **Arguments:** `inputs`, best of size one (`ravine.models.Scale`); `outputs`, a number or "scalar"; `scale`: the
+    steeper, the finer is what it resolves and the more features it takes.
+
+    **Returns:** a model to be trained, as from `frozen`.
+
+    ```python
+    >>> import jax, jax.numpy as jnp, numpy as np, ravine as rv
+    >>> x = jnp.linspace(-1.0, 1.0, 50)[:, None]
+    >>> problem = rv.Problem(
+    ...     terms=(rv.supervised("data"),),
+    ...     sampler=rv.Constant({"data": (x, jnp.sin(3 * x[:, 0]))}),
+    ...     model=lambda key: rv.random_features(1, "scalar", features=40, scale=3.0, key=key),
+    ... )
+    >>> run = rv.train(problem, rv.Phase(rv.levenberg_marquardt(), steps=20), key=jax.random.key(0))
+    >>> run.theta.shape, float(run.loss) < 1e-6
+    ((41,), True)
+
+    ```
+    """
+    if not (np.isfinite(scale) and scale > 0):
+        raise ValueError(f"random_features: scale is {scale}, but must be positive and finite.")
+    model = MLP(inputs, outputs, width=features, depth=1, activation=activation, key=key)
+    one, two = jax.random.split(key)
+    hidden = [
+        jax.random.uniform(k, leaf.shape, minval=-scale, maxval=scale)
+        for k, leaf in ((one, model.weights[0]), (two, model.biases[0]))
+    ]
+    where = lambda m: (m.weights[0], m.biases[0], m.weights[1])
+    model = eqx.tree_at(where, model, (*hidden, jnp.zeros_like(model.weights[1])))
+    return frozen(model, lambda m: (m.weights[0], m.biases[0]))
 
 
 def _wrapped(what: str, model: Model, where: Where, wrap: Callable) -> Model:

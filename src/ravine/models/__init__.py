@@ -1,8 +1,29 @@
 """Models: Equinox modules that act on one point. Any other callable pytree does as well."""
 
-from ravine.models.embeddings import Compose, Fourier, Periodic, Scale
-from ravine.models.hard import Constrained, Odd
+from ravine.models.embeddings import Compose, Fourier, Outputs, Periodic, Scale
+from ravine.models.gated import ModifiedMLP, PirateNet
+from ravine.models.hard import Constrained, Curl, Distance, Odd, Transfinite
 from ravine.models.mlp import MLP
+from ravine.models.resnet import ResNet
+from ravine.models.siren import SIREN
 from ravine.models.stages import Frozen, Staged
 
-__all__ = ["MLP", "Compose", "Constrained", "Fourier", "Frozen", "Odd", "Periodic", "Scale", "Staged"]
+__all__ = [
+    "MLP",
+    "SIREN",
+    "Compose",
+    "Constrained",
+    "Curl",
+    "Distance",
+    "Fourier",
+    "Frozen",
+    "ModifiedMLP",
+    "Odd",
+    "Outputs",
+    "Periodic",
+    "PirateNet",
+    "ResNet",
+    "Scale",
+    "Staged",
+    "Transfinite",
+]

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from ravine._types import Array, Float, Point, RandomKey
-from ravine.calculus import taylor
+from ravine.calculus import elementwise, taylor
+from ravine.models.layers import Jet
 
 
 class Compose(eqx.Module):
@@ -94,10 +95,15 @@ class Periodic(eqx.Module):
         self.axis, self.period, self.harmonics, self.even = axis, float(period), harmonics, even
 
     def __call__(self, x: Point) -> Float[Array, "k"]:
-        angles = x[self.axis] * (2 * np.pi / self.period) * jnp.arange(1, self.harmonics + 1, dtype=x.dtype)
-        rest = jnp.delete(x, self.axis, assume_unique_indices=True)
-        waves = [jnp.cos(angles)] if self.even else [jnp.cos(angles), jnp.sin(angles)]
-        return jnp.concatenate([rest, *waves])
+        return self.taylor(x, ())[0]
+
+    def taylor(self, z, curves):
+        """See `ravine.taylor`."""
+        numbers = (2 * np.pi / self.period) * jnp.arange(1, self.harmonics + 1, dtype=z.dtype)
+        angles = jax.tree.map(lambda leaf: leaf[self.axis] * numbers, (z, curves))
+        rest = jax.tree.map(lambda leaf: jnp.delete(leaf, self.axis, assume_unique_indices=True), (z, curves))
+        functions = (jnp.cos,) if self.even else (jnp.cos, jnp.sin)
+        return _joined(rest, *(elementwise(function, *angles) for function in functions))
 
 
 class Fourier(eqx.Module):
@@ -114,5 +120,53 @@ class Fourier(eqx.Module):
         self.frequencies = tuple(tuple(map(float, row)) for row in np.asarray(drawn))
 
     def __call__(self, x: Point) -> Float[Array, "k"]:
-        angles = jnp.asarray(self.frequencies, x.dtype) @ x
-        return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)])
+        return self.taylor(x, ())[0]
+
+    def taylor(self, z, curves):
+        """See `ravine.taylor`."""
+        frequencies = jnp.asarray(self.frequencies, z.dtype).T
+        angles = jax.tree.map(lambda leaf: leaf @ frequencies, (z, curves))
+        return _joined(elementwise(jnp.cos, *angles), elementwise(jnp.sin, *angles))
+
+
+class Outputs(eqx.Module):
+    """u(z) = shift + scale · N(z): an output of the size that the solution has, from a network of size one.
+
+    ```python
+    >>> import jax.numpy as jnp, ravine as rv
+    >>> float(rv.models.Outputs(lambda z: z[0], scale=300.0, shift=20.0)(jnp.array([0.5])))
+    170.0
+
+    ```
+
+    **Arguments:** `scale`, not zero, and `shift`: numbers, or one for each output.
+
+    **Raises:** `ValueError` for a scale that is zero, or numbers that are not finite.
+    """
+
+    network: Any
+    scale: float | tuple[float, ...] = eqx.field(static=True)
+    shift: float | tuple[float, ...] = eqx.field(static=True)
+
+    def __init__(self, network: Callable[[Any], Any], *, scale: Any = 1.0, shift: Any = 0.0):
+        self.network, self.scale, self.shift = network, _numbers(scale), _numbers(shift)
+        if not (np.all(np.isfinite(self.scale)) and np.all(self.scale) and np.all(np.isfinite(self.shift))):
+            raise ValueError(f"Outputs: scale must be finite and not zero, shift finite, got {scale=}, {shift=}.")
+
+    def __call__(self, z):
+        return self.taylor(z, ())[0]
+
+    def taylor(self, z, curves):
+        """See `ravine.taylor`."""
+        value, derivatives = taylor(self.network, z, curves)
+        scale, shift = jnp.asarray(self.scale, value.dtype), jnp.asarray(self.shift, value.dtype)
+        return shift + scale * value, jax.tree.map(lambda leaf: scale * leaf, derivatives)
+
+
+def _numbers(given: Any) -> float | tuple[float, ...]:
+    return float(given) if np.ndim(given) == 0 else tuple(map(float, np.ravel(given)))
+
+
+def _joined(*jets: Jet) -> Jet:
+    """One vector out of several."""
+    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *jets)

@@ -26,6 +26,9 @@ NAMES = (
     "allen_cahn",
     "convection",
     "reaction",
+    "advection_diffusion",
+    "kuramoto_sivashinsky",
+    "cavity",
 )
 
 

@@ -1,0 +1,72 @@
+"""The lid-driven cavity: steady Navier–Stokes equations for a stream function, every condition by construction."""
+
+import jax.numpy as jnp
+import numpy as np
+
+from ravine.calculus import taylor
+from ravine.domains import Box
+from ravine.formulations import residual
+from ravine.models import MLP, Compose, Constrained, Curl, Distance, Scale
+from ravine.problems import spectral
+from ravine.problems._defaults import Sampling, sampled
+from ravine.problems.problem import PointReference, Problem
+from ravine.samplers import Sobol
+
+REYNOLDS = 100.0
+# The directions of the four Taylor passes that all derivatives of order 3 and 4 in the equation come from.
+DIRECTIONS = ((1.0, 0.0), (0.0, 1.0), (1.0, 1.0), (1.0, -1.0))
+
+
+def equation(u, z):
+    """ρ (Δ²ψ/Re − ψ_y Δψ_x + ψ_x Δψ_y) for the stream function ψ of u.
+
+    ρ is the product of the squared distances to the corners at the lid, where the terms of the equation are infinite.
+    Mixed derivatives by polarisation: with D± along (1, ±1), D₊⁴ + D₋⁴ = 2ψ_xxxx + 12ψ_xxyy + 2ψ_yyyy, and so on.
+    """
+    rest = (jnp.zeros_like(z),) * 3
+    _, curves = taylor(u.stream, z, tuple((jnp.asarray(d, z.dtype), *rest) for d in DIRECTIONS))
+    (x, _, xxx, xxxx), (y, _, yyy, yyyy), (_, _, up, upup), (_, _, down, downdown) = curves
+    xyy, xxy = ((up + down) / 2 - xxx) / 3, ((up - down) / 2 - yyy) / 3
+    xxyy = ((upup + downdown) / 2 - xxxx - yyyy) / 6
+    below = (1 - z[1]) ** 2
+    distance = (z[0] ** 2 + below) * ((1 - z[0]) ** 2 + below)
+    return distance * ((xxxx + 2 * xxyy + yyyy) / REYNOLDS - y * (xxx + xyy) + x * (xxy + yyy))
+
+
+def lift(z):
+    """A stream function with the velocity of the lid, 4x(1 − x), and none at the walls.
+
+    Near either corner it is the local solution, πb² − 2ab − 2(a² + b²) atan(b/a) with the distances a from the wall and
+    b from the lid, in which velocity gradients jump as they must.
+    """
+    b = 1 - z[1]
+
+    def corner(a):
+        # At the corner itself the angle has no derivative, but r² times it has: zero.
+        angle = jnp.arctan2(b, jnp.where((a == 0) & (b == 0), 1, a))
+        return jnp.pi * b**2 - 2 * a * b - 2 * (a**2 + b**2) * angle
+
+    return z[1] ** 2 * ((1 - z[0]) ** 2 * corner(z[0]) + z[0] ** 2 * corner(1 - z[0]))
+
+
+def cavity(*, points: int = 2000, width: int = 20, depth: int = 3, sampling: Sampling = "rad") -> Problem:
+    """u · ∇u = −∇p + Δu/100, div u = 0 on (0, 1)², u = 0 at the walls but (4x(1 − x), 0) at the lid y = 1.
+
+    The model is the curl of a stream function ψ = lift + (16 x(1 − x) y(1 − y))² N: free of divergence, with every
+    condition by construction, and no pressure; the equation is that of the vorticity, of fourth order in ψ. The error
+    is that of the velocity. Reference: spectral Galerkin method with the corner solution taken out, 101 × 101 grid.
+    Best published relative L2 error seen: none for this lid.
+    """
+    box = Box((0.0, 0.0), (1.0, 1.0), time=False)
+    exact = spectral.cavity()
+    grid = np.stack([axis.ravel() for axis in np.meshgrid(exact.x, exact.y, indexing="ij")], axis=1)
+    network = lambda key: Compose(Scale(box.low, box.high), MLP(2, "scalar", width=width, depth=depth, key=key))
+    factor = Distance(box.low, box.high, power=2)
+    return Problem(
+        terms=(residual("pde", equation),),
+        sampler=sampled(Sobol(box, pde=points), sampling, every=300),
+        model=lambda key: Curl(Constrained(network(key), lift, factor)),
+        reference=PointReference(grid, exact.u.reshape(-1, 2)),
+        name="cavity",
+        options={"points": points, "width": width, "depth": depth, "sampling": sampling},
+    )
