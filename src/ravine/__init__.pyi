@@ -38,6 +38,8 @@ from ravine.formulations import (
     boundary as boundary,
     initial as initial,
     logistic as logistic,
+    operator as operator,
+    operator_residual as operator_residual,
     penalty as penalty,
     residual as residual,
     supervised as supervised,
@@ -253,6 +255,7 @@ from ravine.optim.variance_reduction import (
 )
 from ravine.problems.problem import (
     GridReference as GridReference,
+    OperatorReference as OperatorReference,
     ParameterReference as ParameterReference,
     PointReference as PointReference,
     Problem as Problem,
