@@ -66,6 +66,33 @@ def test_only_convergence_without_a_grid(bare):
     assert set(panels(figure)) == {"Convergence"}
 
 
+def test_panels_of_an_operator():
+    """Exact and found values of the best and the worst test function, and the errors in order; their mean is known."""
+    run = trained("antiderivative", functions=6, tests=5, sensors=7, queries=9, width=3, depth=1, basis=2)
+    found = panels(plots.solution(run))
+    assert set(found) == {"Test functions, from best to worst", "Relative error of each test function", "Convergence"}
+    (errors,) = (line.get_ydata() for line in found["Relative error of each test function"].get_lines())
+    assert np.isclose(errors.mean(), run.problem.error(run.objective, run.theta), rtol=1e-9)
+    assert (np.diff(errors) >= 0).all()
+    exact, values = (line.get_ydata() for line in found["Test functions, from best to worst"].get_lines()[-2:])
+    row = int(np.flatnonzero((run.problem.reference.values == exact).all(axis=1))[0])
+    model, reference = run.model, run.problem.reference
+    assert np.allclose(values, model(reference.functions[row], reference.points), rtol=1e-9)
+    assert np.isclose(np.linalg.norm(values - exact) / np.linalg.norm(exact), errors[-1])
+
+
+def test_panels_of_an_operator_on_a_plane():
+    run = trained("darcy_operator", functions=3, tests=3, grid=9, modes=2, width=3, depth=1, batch=2)
+    found = panels(plots.solution(run))
+    assert set(found) == {"Exact, the median test function", "Found", "Error |u − u*|", "Convergence"}
+    exact, values, error = (
+        np.asarray(found[name].get_images()[0].get_array())
+        for name in ("Exact, the median test function", "Found", "Error |u − u*|")
+    )
+    assert np.allclose(error, np.abs(values - exact))
+    assert any(np.array_equal(exact.T, other) for other in run.problem.reference.values)
+
+
 def test_convergence_shows_the_history_and_its_phases(line):
     axes = panels(plots.solution(line))["Convergence"]
     lines = {drawn.get_label().split("  ")[0]: drawn for drawn in axes.get_lines() if drawn.get_label()[0] != "_"}

@@ -29,11 +29,22 @@ EXACT = {
 }
 NATURAL = ("ritz1d",)  # nothing is imposed at the ends
 SMALL = {"points": 24, "width": 4, "depth": 1}
+FUNCTIONS = {"functions": 6, "tests": 3, "sensors": 7, "width": 4, "depth": 1, "basis": 3}
+OTHERS = {
+    "quadratic": {},
+    "rosenbrock": {},
+    "logistic": {},
+    "antiderivative": FUNCTIONS,
+    "antiderivative_physics": FUNCTIONS,
+    "poisson_operator": FUNCTIONS,
+    "darcy_operator": {"functions": 3, "tests": 2, "grid": 9, "modes": 2, "width": 3, "depth": 2, "batch": 2},
+    "burgers_operator": {"functions": 3, "tests": 2, "grid": 16, "modes": 3, "width": 3, "depth": 2, "batch": 2},
+}
 
 
 def small(name, **options):
     """A problem with few points and a small network."""
-    return rv.problems.make(name, **(SMALL if name not in ("quadratic", "rosenbrock", "logistic") else {}) | options)
+    return rv.problems.make(name, **OTHERS.get(name, SMALL) | options)
 
 
 @pytest.mark.parametrize("name", EXACT)

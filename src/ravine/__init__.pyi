@@ -44,6 +44,8 @@ from ravine.formulations import (
     energy as energy,
     initial as initial,
     logistic as logistic,
+    operator as operator,
+    operator_residual as operator_residual,
     penalty as penalty,
     residual as residual,
     supervised as supervised,
@@ -259,6 +261,7 @@ from ravine.optim.variance_reduction import (
 )
 from ravine.problems.problem import (
     GridReference as GridReference,
+    OperatorReference as OperatorReference,
     ParameterReference as ParameterReference,
     PointReference as PointReference,
     Problem as Problem,

@@ -21,7 +21,7 @@ from matplotlib.figure import Figure, FigureBase
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from ravine.objective import Weighted
-from ravine.problems.problem import GridReference
+from ravine.problems.problem import GridReference, OperatorReference
 from ravine.run import Run
 
 INK, GREY = "#1c2733", "#8a949e"
@@ -49,6 +49,8 @@ STYLE: Any = {
 def solution(run: Run) -> Figure:
     """The sheet of a run: solution, pointwise error and points where coordinates are one or two, convergence always.
 
+    Of an operator, functions that were not trained on.
+
     **Cost:** one evaluation of the model on the reference grid, and drawing (about a second).
     """
     import matplotlib
@@ -56,7 +58,14 @@ def solution(run: Run) -> Figure:
     with matplotlib.rc_context(STYLE):
         reference = run.problem.reference if run.problem is not None else None
         grid = reference if isinstance(reference, GridReference) and len(reference.axes) in (1, 2) else None
-        if grid is None:
+        if isinstance(reference, OperatorReference):
+            figure = Figure(figsize=(13, 7.6), layout="constrained")
+            FigureCanvasAgg(figure)
+            rows = figure.add_gridspec(2, 1, height_ratios=(1.12, 1))
+            above, below = figure.add_subfigure(rows[0]), figure.add_subfigure(rows[1])
+            _operator(above, run, reference)
+            convergence(below.add_subplot(), run)
+        elif grid is None:
             figure = Figure(figsize=(8.5, 4.2), layout="constrained")
             FigureCanvasAgg(figure)
             convergence(figure.add_subplot(), run)
@@ -188,6 +197,46 @@ def _curve_error(axes: Axes, run: Run, grid: GridReference, found: np.ndarray) -
     axes.grid(True, color="#e6e9ec", lw=0.7)
     axes.margins(y=0.12)
     axes.legend(loc="upper right", fontsize=8.5)
+
+
+def _operator(figure: FigureBase, run: Run, reference: OperatorReference) -> None:
+    """Functions that were not trained on, found and exact: four curves and all errors, or one field and its error."""
+    functions = jnp.asarray(reference.functions, run.theta.dtype)
+    found = np.asarray(eqx.filter_jit(lambda model: reference.evaluate(model, functions))(run.model), np.float64)
+    exact = np.asarray(reference.values, np.float64)
+    norm = lambda rows: np.linalg.norm(rows.reshape(len(rows), -1), axis=1)
+    errors = norm(found - exact) / norm(exact)
+    order = np.argsort(errors)
+    if exact.ndim == 3:
+        row = order[len(order) // 2]
+        shown = (
+            ("Exact, the median test function", exact),
+            ("Found", found),
+            ("Error |u − u*|", np.abs(found - exact)),
+        )
+        for axes, (title, values) in zip(figure.subplots(1, 3), shown, strict=True):
+            size = None if title.startswith("Error") else (float(exact[row].min()), float(exact[row].max()))
+            low, high = size or (0.0, float(values[row].max()))
+            colours = "viridis" if size else "magma"
+            mesh = axes.imshow(values[row].T, origin="lower", extent=(0, 1, 0, 1), cmap=colours, vmin=low, vmax=high)
+            figure.colorbar(mesh, ax=axes, pad=0.02, aspect=26).outline.set_visible(False)
+            axes.set_title(title)
+        return
+    left, right = figure.subplots(1, 2)
+    x = np.linspace(0, 1, exact.shape[1]) if reference.points is None else np.asarray(reference.points)[:, 0]
+    chosen = dict.fromkeys(int(order[round(share * (len(order) - 1))]) for share in (0, 1 / 3, 2 / 3, 1))
+    for number, row in enumerate(chosen):
+        label = {"label": "exact"} if number == 0 else {}
+        left.plot(x, exact[row], color=TEST, lw=5, alpha=0.75, solid_capstyle="round", **label)
+        left.plot(x, found[row], color=TERMS[number], lw=1.4, label=f"found, error {_short(errors[row])}")
+    left.set_title("Test functions, from best to worst")
+    left.set_xlabel("y")
+    left.legend(loc="best")
+    right.semilogy(np.arange(1, len(order) + 1), np.where(errors > 0, errors, np.nan)[order], "o", color=ERROR, ms=3)
+    right.set_title("Relative error of each test function")
+    right.set_xlabel("test functions, in order")
+    for axes in (left, right):
+        axes.grid(True, color="#e6e9ec", lw=0.7)
 
 
 def _across(grid: GridReference) -> tuple[int, int]:

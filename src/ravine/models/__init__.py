@@ -1,6 +1,8 @@
 """Models: Equinox modules that act on one point. Any other callable pytree does as well."""
 
+from ravine.models.deeponet import DeepONet
 from ravine.models.embeddings import Compose, Fourier, Outputs, Periodic, Scale
+from ravine.models.fno import FNO
 from ravine.models.gated import ModifiedMLP, PirateNet
 from ravine.models.hard import Constrained, Curl, Distance, Odd, Transfinite
 from ravine.models.mlp import MLP
@@ -9,11 +11,13 @@ from ravine.models.siren import SIREN
 from ravine.models.stages import Frozen, Staged
 
 __all__ = [
+    "FNO",
     "MLP",
     "SIREN",
     "Compose",
     "Constrained",
     "Curl",
+    "DeepONet",
     "Distance",
     "Fourier",
     "Frozen",

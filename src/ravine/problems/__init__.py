@@ -8,7 +8,15 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from ravine.problems.problem import GridReference, ParameterReference, PointReference, Problem, locate, relative_l2
+from ravine.problems.problem import (
+    GridReference,
+    OperatorReference,
+    ParameterReference,
+    PointReference,
+    Problem,
+    locate,
+    relative_l2,
+)
 from ravine.problems.stages import next_stage
 
 NAMES = (
@@ -29,6 +37,11 @@ NAMES = (
     "advection_diffusion",
     "kuramoto_sivashinsky",
     "cavity",
+    "antiderivative",
+    "antiderivative_physics",
+    "poisson_operator",
+    "darcy_operator",
+    "burgers_operator",
 )
 
 
@@ -65,6 +78,7 @@ def make(name: str, **options: Any) -> Problem:
 __all__ = [
     "NAMES",
     "GridReference",
+    "OperatorReference",
     "ParameterReference",
     "PointReference",
     "Problem",

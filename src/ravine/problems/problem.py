@@ -71,6 +71,41 @@ class PointReference(eqx.Module):
         return relative_l2(found.reshape(-1), jnp.asarray(self.values, dtype).reshape(-1))
 
 
+class OperatorReference(eqx.Module):
+    """Known values of an operator: `values[i]` is G[functions[i]] (at `points`, for a model that is called with them).
+
+    The error is the mean over the functions of ‖u − u*‖₂/‖u*‖₂. None of them should have been trained on.
+    """
+
+    functions: Any
+    values: Any
+    points: Any = None
+
+    def __init__(self, functions: np.ndarray, values: np.ndarray, points: np.ndarray | None = None):
+        if functions.shape[:1] != values.shape[:1] or (points is not None and points.shape[:1] != values.shape[1:2]):
+            raise ValueError(
+                f"OperatorReference: values of shape {values.shape} do not fit functions of shape {functions.shape}"
+                f"{'' if points is None else f' and points of shape {points.shape}'}."
+            )
+        self.functions, self.values, self.points = functions, values, points
+
+    def evaluate(self, model: Model, functions: Any) -> Any:
+        """The operator `model` applied to functions, one a row."""
+        if self.points is None:
+            return jax.lax.map(model, functions, batch_size=256)
+        points = jnp.asarray(self.points, functions.dtype)
+        return jax.lax.map(lambda a: model(a, points), functions, batch_size=256)
+
+    def error(self, model: Model, dtype: Any) -> Scalar:
+        """The mean relative L2 error of the operator `model`."""
+        found = self.evaluate(model, jnp.asarray(self.functions, dtype))
+        return jnp.mean(
+            jax.vmap(lambda u, exact: relative_l2(u.reshape(-1), exact.reshape(-1)))(
+                found, jnp.asarray(self.values, dtype)
+            )
+        )
+
+
 class ParameterReference(eqx.Module):
     """Known optimal parameters. The error is ‖θ − θ*‖₂/‖θ*‖₂, or ‖θ‖₂ when θ* = 0."""
 
@@ -128,7 +163,7 @@ class Problem:
     terms: tuple[Term, ...]
     sampler: Sampler
     model: Callable[[RandomKey], Model]
-    reference: GridReference | PointReference | ParameterReference | None = None
+    reference: GridReference | PointReference | OperatorReference | ParameterReference | None = None
     name: str = ""
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
     weights: Weighting = dataclasses.field(default_factory=Given)
