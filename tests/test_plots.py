@@ -4,6 +4,7 @@ import dataclasses
 import inspect
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from matplotlib.colors import LogNorm
@@ -77,7 +78,7 @@ def test_panels_of_an_operator():
     exact, values = (line.get_ydata() for line in found["Test functions, from best to worst"].get_lines()[-2:])
     row = int(np.flatnonzero((run.problem.reference.values == exact).all(axis=1))[0])
     model, reference = run.model, run.problem.reference
-    assert np.allclose(values, model(reference.functions[row], reference.points), rtol=1e-9)
+    assert np.allclose(values, model(jnp.asarray(reference.functions[row]), jnp.asarray(reference.points)), rtol=1e-9)
     assert np.isclose(np.linalg.norm(values - exact) / np.linalg.norm(exact), errors[-1])
 
 
