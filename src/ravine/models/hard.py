@@ -111,16 +111,30 @@ class Distance:
             )
 
     def __call__(self, z: Array) -> Array:
-        axes = range(len(self.low)) if self.axes is None else self.axes
-        total = jnp.ones((), z.dtype)
-        for axis in axes:
+        return self.taylor(z, ())[0]
+
+    def taylor(self, z, curves):
+        """See `ravine.taylor`: a product of affine functions."""
+        total = jax.tree.map(jnp.zeros_like, _along(z, curves, 0))
+        total = total[0] + 1, total[1]
+        for axis in range(len(self.low)) if self.axes is None else self.axes:
             if axis != self.initial:
                 a, b = self.low[axis], self.high[axis]
-                total = total * (4 * (z[axis] - a) * (b - z[axis]) / (b - a) ** 2) ** self.power
+                here, slopes = _along(z, curves, axis)
+                both = product((here - a, slopes), (b - here, jax.tree.map(jnp.negative, slopes)))
+                both = jax.tree.map(lambda leaf, scale=4 / (b - a) ** 2: scale * leaf, both)
+                for _ in range(self.power):
+                    total = product(total, both)
         if self.initial is not None:
             a, b = self.low[self.initial], self.high[self.initial]
-            total = total * ((z[self.initial] - a) / (b - a))
+            here, slopes = _along(z, curves, self.initial)
+            total = product(total, jax.tree.map(lambda leaf: leaf / (b - a), (here - a, slopes)))
         return total
+
+
+def _along(z, curves, axis: int):
+    """One coordinate of a curve."""
+    return jax.tree.map(lambda leaf: leaf[axis], (z, curves))
 
 
 @dataclasses.dataclass(frozen=True)

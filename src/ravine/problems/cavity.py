@@ -1,5 +1,7 @@
 """The lid-driven cavity: steady Navier–Stokes equations for a stream function, every condition by construction."""
 
+import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -7,6 +9,7 @@ from ravine.calculus import taylor
 from ravine.domains import Box
 from ravine.formulations import residual
 from ravine.models import MLP, Compose, Constrained, Curl, Distance, Scale
+from ravine.models.layers import add, product
 from ravine.problems import spectral
 from ravine.problems._defaults import Sampling, sampled
 from ravine.problems.problem import PointReference, Problem
@@ -33,20 +36,33 @@ def equation(u, z):
     return distance * ((xxxx + 2 * xxyy + yyyy) / REYNOLDS - y * (xxx + xyy) + x * (xxy + yyy))
 
 
-def lift(z):
+class Lift(eqx.Module):
     """A stream function with the velocity of the lid, 4x(1 − x), and none at the walls.
 
     Near either corner it is the local solution, πb² − 2ab − 2(a² + b²) atan(b/a) with the distances a from the wall and
     b from the lid, in which velocity gradients jump as they must.
     """
-    b = 1 - z[1]
 
-    def corner(a):
-        # At the corner itself the angle has no derivative, but r² times it has: zero.
-        angle = jnp.arctan2(b, jnp.where((a == 0) & (b == 0), 1, a))
-        return jnp.pi * b**2 - 2 * a * b - 2 * (a**2 + b**2) * angle
+    def __call__(self, z):
+        return self.taylor(z, ())[0]
 
-    return z[1] ** 2 * ((1 - z[0]) ** 2 * corner(z[0]) + z[0] ** 2 * corner(1 - z[0]))
+    def taylor(self, z, curves):
+        """See `ravine.taylor`: products, and the angle by nested forward mode."""
+        left, y = (jax.tree.map(lambda leaf, i=i: leaf[i], (z, curves)) for i in (0, 1))
+        complement = lambda jet: (1 - jet[0], jax.tree.map(jnp.negative, jet[1]))
+        right, b = complement(left), complement(y)
+
+        def corner(a, other):
+            pair, slopes = jax.tree.map(lambda *leaves: jnp.stack(leaves), a, b)
+            # At the corner itself the angle has no derivative, but r² times it has: zero.
+            pair = jnp.where(jnp.any(pair != 0), pair, jnp.ones_like(pair))
+            angle = taylor(lambda at: jnp.arctan2(at[1], at[0]), pair, slopes)
+            square = product(b, b)
+            parts = square, product(a, b), product(add(product(a, a), square), angle)
+            local = jax.tree.map(lambda one, two, three: jnp.pi * one - 2 * two - 2 * three, *parts)
+            return product(product(other, other), local)
+
+        return product(product(y, y), add(corner(left, right), corner(right, left)))
 
 
 def cavity(*, points: int = 2000, width: int = 20, depth: int = 3, sampling: Sampling = "rad") -> Problem:
@@ -65,7 +81,7 @@ def cavity(*, points: int = 2000, width: int = 20, depth: int = 3, sampling: Sam
     return Problem(
         terms=(residual("pde", equation),),
         sampler=sampled(Sobol(box, pde=points), sampling, every=300),
-        model=lambda key: Curl(Constrained(network(key), lift, factor)),
+        model=lambda key: Curl(Constrained(network(key), Lift(), factor)),
         reference=PointReference(grid, exact.u.reshape(-1, 2)),
         name="cavity",
         options={"points": points, "width": width, "depth": depth, "sampling": sampling},
