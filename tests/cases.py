@@ -275,6 +275,8 @@ SAMPLED = [name for name, method in rv.METHODS.items() if "samples" in method.ne
 OPTIMIZERS: dict[str, Callable[[], rv.Optimizer]] = {
     **rv.METHODS,
     "adam": lambda: rv.adam(2e-2),
+    "pcgrad": lambda: rv.pcgrad(2e-2),
+    "conflict_free": lambda: rv.conflict_free(2e-2),
     "sgd": lambda: rv.sgd(5e-2, momentum=0.9),
     "adagrad": lambda: rv.adagrad(0.2),
     "rmsprop": lambda: rv.rmsprop(1e-2),

@@ -3,21 +3,31 @@
 import functools
 import itertools
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
+from scipy.special import erf
 
 import cases
 import oracles
 import ravine as rv
 from ravine.minibatches import permuted
-from ravine.samplers import _morton
+from ravine.samplers.adaptive import _morton
 
 BOX = rv.Box((-1.0, 0.0), (1.0, 2.0))
 REGIONS = {"pde": "interior", "bc": "boundary", "ic": "initial"}
-KINDS = {"uniform": rv.Uniform, "sobol": rv.Sobol, "grid": rv.Grid}
+KINDS = {
+    "uniform": rv.Uniform,
+    "sobol": rv.Sobol,
+    "grid": rv.Grid,
+    "halton": rv.Halton,
+    "hammersley": rv.Hammersley,
+    "latin": rv.LatinHypercube,
+}
+RANDOM = [kind for kind in KINDS if kind != "grid"]
 
 
 def bound(kind, **counts):
@@ -55,14 +65,14 @@ def test_points_lie_where_their_terms_live(kind):
     assert first[:, 0].max() > 0.5
 
 
-@pytest.mark.parametrize("kind", ["uniform", "sobol"])
+@pytest.mark.parametrize("kind", RANDOM)
 def test_without_an_initial_condition_there_are_four_faces(kind):
     edge = np.asarray(bound(kind, bc=32).init(cases.KEY).batch["bc"])
     counts = [(edge[:, axis] == end).sum() for axis, end in ((0, -1), (0, 1), (1, 0), (1, 2))]
     assert counts == [8, 8, 8, 8]
 
 
-@pytest.mark.parametrize("kind", ["uniform", "sobol"])
+@pytest.mark.parametrize("kind", RANDOM)
 def test_draws_are_reproducible_and_differ_by_key_and_term(kind):
     sampler = bound(kind, pde=16, ic=16)
     one, same, other = (sampler.draw(jax.random.key(seed)) for seed in (1, 1, 2))
@@ -71,8 +81,8 @@ def test_draws_are_reproducible_and_differ_by_key_and_term(kind):
     assert not np.array_equal(one["pde"][:, 0], one["ic"][:, 0])
 
 
-@settings(max_examples=10, deadline=None, derandomize=True)
-@given(st.integers(1, 60), st.integers(1, 3), st.sampled_from(["uniform", "sobol"]))
+@settings(max_examples=20, deadline=None, derandomize=True)
+@given(st.integers(1, 60), st.integers(1, 3), st.sampled_from(RANDOM))
 def test_any_count_in_any_dimension(count, dimension, kind):
     box = rv.Box((-2.0,) * dimension, (3.0,) * dimension)
     x = np.asarray(KINDS[kind](box, pde=count).bind({"pde": "interior"}, np.dtype(float)).draw(cases.KEY)["pde"])
@@ -206,6 +216,214 @@ def test_morton_order_keeps_neighbours_together():
     np.testing.assert_array_equal(order, expected)
 
 
+@pytest.mark.parametrize("count", [7, 64])
+def test_a_latin_hypercube_has_one_point_in_every_slice(count):
+    x = np.asarray(rv.LatinHypercube(BOX, pde=count).bind({"pde": "interior"}, np.dtype(float)).draw(cases.KEY)["pde"])
+    cells = np.floor((x - [-1, 0]) / 2 * count).astype(int)
+    for axis in range(2):
+        assert sorted(cells[:, axis]) == list(range(count))
+    assert (cells[:, 0] != cells[:, 1]).any()
+
+
+@pytest.mark.parametrize("kind", ["halton", "hammersley"])
+def test_radical_inverses(kind):
+    """Without their shift the points are the digits of their numbers, mirrored at the point."""
+    count = 12
+
+    def inverse(number, base):
+        found, scale = 0.0, 1.0
+        while number:
+            scale /= base
+            found, number = found + scale * (number % base), number // base
+        return found
+
+    box = rv.Box((0.0,) * 3, (1.0,) * 3)
+    x = np.asarray(KINDS[kind](box, pde=count).bind({"pde": "interior"}, np.dtype(float)).draw(cases.KEY)["pde"])
+    halton = np.array([[inverse(i, base) for base in (2, 3, 5)] for i in range(count)])
+    plain = halton if kind == "halton" else np.column_stack([np.arange(count) / count, halton[:, :2]])
+    np.testing.assert_allclose((x - x[0]) % 1, (plain - plain[0]) % 1, atol=1e-12)
+
+
+def test_points_in_turn_would_not_cover_faces_and_do():
+    """Hammersley's first coordinate grows with the number of a point; still each face is covered."""
+    edge = np.asarray(bound("hammersley", bc=64).draw(cases.KEY)["bc"])
+    low = edge[edge[:, 0] == -1, 1]
+    assert low.size == 16
+    assert oracles.star_discrepancy(np.sort(low / 2)) < 0.1
+
+
+# --------------------------------------------------------------------------------------- variance of gradients
+
+
+def forced(u, z):
+    return rv.partials(u, z, (0, 0))[0] + 10 * jnp.sin(3 * z[0]) * z[1]
+
+
+@eqx.filter_jit
+def gradient(objective, theta, points):
+    return objective.value_and_grad(theta, {"pde": points})[1]
+
+
+def spread(kind, counts, draws=40):
+    """√(trace of the covariance of ∇L) over draws, for a residual of second order of a small network."""
+    box = rv.Box((0.0, 0.0), (1.0, 1.0))
+    objective, theta = rv.Objective.from_terms((rv.residual("pde", forced),), cases.network(width=8))
+    found = []
+    for count in counts:
+        sampler = KINDS[kind](box, pde=count).bind({"pde": "interior"}, theta.dtype)
+        points = jax.jit(jax.vmap(lambda key, s=sampler: s.draw(key)["pde"]))(jax.random.split(cases.KEY, draws))
+        grads = np.stack([gradient(objective, theta, each) for each in points])
+        found.append(np.sqrt(grads.var(axis=0).sum()))
+    return np.array(found)
+
+
+COUNTS = (32, 256, 2048)
+
+
+@pytest.mark.parametrize("kind", RANDOM)
+def test_gradient_noise_falls_as_theory_says(kind):
+    """The standard deviation (the variance falls twice as fast): m^(−1/2) for independent points and Latin hypercubes,
+    nearly 1/m for quasi-random ones."""
+    measured = np.polyfit(np.log(COUNTS), np.log(spread(kind, COUNTS)), 1)[0]
+    assert measured == pytest.approx({"uniform": -0.5, "latin": -0.5}.get(kind, -1.0), abs=0.15)
+
+
+# ------------------------------------------------------------------------------------- drawn anew where overfitted
+
+
+@pytest.mark.parametrize("hole", [True, False])
+def test_points_are_redrawn_once_the_loss_departs(hole):
+    """A loss that vanishes at the points in use (as of a network that overfits them) brings others; an even one not."""
+    sampler = rv.Redrawn(bound("uniform", pde=16), every=3, departs=4.0)
+    sampler = sampler.bind({"pde": "interior"}, np.dtype(float))
+    first = sampler.init(cases.KEY).batch["pde"]
+
+    def score(name, x):
+        near = jnp.min(jnp.sum((x[:, None] - first[None]) ** 2, axis=2), axis=1)
+        return jnp.where(near < 1e-20, 0.1, 1.0) if hole else jnp.ones(x.shape[0])
+
+    batches = given_out(sampler, 10, score)
+    changed = [not np.array_equal(a["pde"], b["pde"]) for a, b in itertools.pairwise(batches)]
+    assert changed == [hole and step == 3 for step in range(1, 10)]
+
+
+# ---------------------------------------------------------------------------------- refinement, retention, importance
+
+
+def peak(name, x):
+    return jnp.exp(-50 * jnp.sum((x - 0.7) ** 2, axis=1))
+
+
+def unit_box(sampler, dimension=2):
+    return sampler.bind({"pde": "interior"}, np.dtype(float))
+
+
+SQUARE = rv.Box((0.0, 0.0), (1.0, 1.0))
+
+
+def test_greedy_refinement_adds_the_worst_points_of_the_pool():
+    sampler = unit_box(rv.RAR(rv.Uniform(SQUARE, pde=20), every=2, add=4, start=0.5, pool=3))
+    batches = [batch["pde"] for batch in given_out(sampler, 9, peak)]
+    used = [int((batch.weights > 0).sum()) for batch in batches]
+    assert used == [10, 10, 14, 14, 18, 18, 20, 20, 20]
+    for before, after, count in zip(batches, batches[1:], used, strict=False):
+        np.testing.assert_array_equal(after.points[:count], before.points[:count])  # what is there stays
+    for batch in batches:
+        assert batch.weights.sum() == pytest.approx(1)
+    state = sampler.init(cases.KEY)
+    for _ in range(2):
+        _, state = sampler.sample(state, peak)
+    *pools, _, _ = jax.random.split(state.key, 5)
+    pool = np.concatenate([sampler.sampler.draw(key)["pde"] for key in pools])
+    worst = pool[np.argsort(-np.asarray(peak("pde", pool)))[:4]]
+    assert {tuple(x) for x in batches[2].points[10:14]} == {tuple(x) for x in worst}
+
+
+def test_refinement_by_density_draws_without_repetition():
+    """p ∝ φ^(k/2)/mean + c, as for independent draws while few are taken of many."""
+    sampler = unit_box(rv.RAR(rv.Uniform(SQUARE, pde=400), every=1, add=399, start=1e-9, power=1.0, floor=1.0, pool=30))
+    score = lambda name, x: jnp.where(x[:, 0] < 0.25, 2.0, 0.5) ** 2 / 2
+    x = given_out(sampler, 2, score)[1]["pde"].points[1:]
+    assert len({tuple(point) for point in x}) == 399
+    assert np.mean(x[:, 0] < 0.25) == pytest.approx(density(1.0, 1.0)[0], abs=0.06)
+
+
+def test_r3_keeps_what_is_above_the_mean_and_draws_the_rest_anew():
+    sampler = unit_box(rv.R3(rv.Uniform(SQUARE, pde=50)))
+    batches = [batch["pde"] for batch in given_out(sampler, 30, peak)]
+    for before, after in itertools.pairwise(batches):
+        size = np.sqrt(2 * np.asarray(peak("pde", before)))
+        kept = size > size.mean()
+        np.testing.assert_array_equal(np.all(before == after, axis=1), kept)
+    inside = lambda batch: np.mean(np.sum((batch - 0.7) ** 2, axis=1) < 0.04)
+    assert inside(batches[-1]) > 2 * inside(batches[0])  # they gather
+
+
+@pytest.mark.parametrize("power,floor", [(1.0, 0.25), (2.0, 0.01), (0.0, 1.0)])
+def test_importance_weights_are_unbiased_exactly(power, floor):
+    """The mean of Σ v_i f(x_i) over the random start, all of it, is the mean of f over the pool."""
+    sampler = rv.Importance(rv.Uniform(SQUARE, pde=8), power=power, floor=floor)
+    pool = jax.random.uniform(cases.KEY, (32, 2), float)
+    size = peak("pde", pool)
+    share = np.asarray(size) ** (power / 2)
+    share = share / share.mean() + floor
+    edges = np.cumsum(share)[:-1] / share.sum() * 8 % 1  # where the place that a start leads to changes
+    starts = np.unique(np.concatenate([[0.0, 1.0], edges]))
+    found = total = 0.0
+    for low, high in itertools.pairwise(starts):
+        if high - low < 1e-13:
+            continue
+        entry = sampler.chosen(pool, size, 8, jnp.asarray((low + high) / 2))
+        found += (high - low) * float(jnp.sum(entry.weights * jnp.cos(3 * entry.points[:, 0])))
+        total += (high - low) * float(jnp.sum(entry.weights))
+    assert found == pytest.approx(float(jnp.mean(jnp.cos(3 * pool[:, 0]))), rel=1e-10)
+    assert total == pytest.approx(1.0, rel=1e-10)
+
+
+def test_importance_sampling_has_less_variance():
+    """Of the mean of what it samples by, against as many independent points."""
+    sampler = unit_box(rv.Importance(rv.Uniform(SQUARE, pde=64), every=1, power=2.0, floor=0.05, pool=16))
+    draw = jax.jit(lambda key: sampler.renewed(sampler.init(key), peak)[0]["pde"])
+    entries = [draw(key) for key in jax.random.split(cases.KEY, 60)]
+    estimates = [float(jnp.sum(entry.weights * peak("pde", entry.points))) for entry in entries]
+    one = np.sqrt(np.pi / 50) / 2 * (erf(np.sqrt(50) * 0.3) + erf(np.sqrt(50) * 0.7))
+    exact = one**2
+    independent = np.sqrt(np.pi / 100) ** 2 / 64  # E f² / m, nearly
+    assert np.mean(estimates) == pytest.approx(exact, rel=0.1)
+    assert np.var(estimates) < independent / 5
+
+
+def test_what_adaptive_samplers_are_judged_by_has_no_weights():
+    for sampler in (rv.RAR(rv.Uniform(SQUARE, pde=20)), rv.Importance(rv.Uniform(SQUARE, pde=20))):
+        assert unit_box(sampler).judge(unit_box(sampler).init(cases.KEY).batch)["pde"].shape == (20, 2)
+
+
+# --------------------------------------------------------------------------------------------------- time marching
+
+
+def test_windows_grow_to_all_times():
+    sampler = rv.Marching(rv.Sobol(BOX, pde=64, bc=8, ic=8), windows=4, every=3)
+    sampler = sampler.bind(REGIONS, np.dtype(float))
+    batches = given_out(sampler, 16)
+    for step, batch in enumerate(batches):
+        reach = 2 * min(step // 3 + 1, 4) / 4
+        assert reach * 0.9 < batch["pde"][:, 1].max() <= reach
+        assert batch["bc"][:, 1].max() <= reach
+        assert set(np.abs(batch["bc"][:, 0])) == {1.0}
+        assert (batch["ic"][:, 1] == 0).all()
+    changed = [not np.array_equal(a["pde"], b["pde"]) for a, b in itertools.pairwise(batches)]
+    assert changed == [step % 3 == 0 and step < 12 for step in range(1, 16)]
+    judged = sampler.judge(sampler.init(cases.KEY).batch)
+    assert 1.9 < judged["pde"][:, 1].max() <= 2
+
+
+def test_marching_needs_a_time():
+    with pytest.raises(ValueError, match="the last coordinate is no time"):
+        rv.Marching(rv.Sobol(BOX, pde=4)).bind({"pde": "interior"}, np.dtype(float))
+    with pytest.raises(ValueError, match="needs points of a box"):
+        rv.Marching(rv.RAD(rv.Sobol(BOX, pde=4)))
+
+
 # ----------------------------------------------------------------------------------------------------- minibatches
 
 
@@ -240,6 +458,11 @@ def test_counts_must_be_whole_numbers(count):
 
 @pytest.mark.parametrize("make", [
     lambda: rv.Redrawn(rv.Sobol(BOX, pde=4), every=0),
+    lambda: rv.Redrawn(rv.Sobol(BOX, pde=4), departs=0.5),
+    lambda: rv.RAR(rv.Sobol(BOX, pde=4), start=0.0),
+    lambda: rv.R3(rv.Sobol(BOX, pde=4), every=0),
+    lambda: rv.Importance(rv.Sobol(BOX, pde=4), floor=0.0),
+    lambda: rv.Marching(rv.Sobol(BOX, pde=4), windows=0),
     lambda: rv.RAD(rv.Sobol(BOX, pde=4), every=0),
     lambda: rv.RAD(rv.Sobol(BOX, pde=4), pool=1),
     lambda: rv.RAD(rv.Sobol(BOX, pde=4), power=-1.0),
@@ -247,7 +470,7 @@ def test_counts_must_be_whole_numbers(count):
     lambda: rv.Minibatches({"a": jnp.ones(3), "b": jnp.ones(4)}, size=2),
 ])  # fmt: skip
 def test_settings_that_make_no_sense(make):
-    with pytest.raises(ValueError, match=r"^(Redrawn|RAD|Minibatches): "):
+    with pytest.raises(ValueError, match=r"^(Redrawn|RAD|RAR|R3|Importance|Marching|Minibatches): "):
         make()
 
 

@@ -144,6 +144,7 @@ from ravine.optim.presets import (
     bfgs as bfgs,
     block_coordinate as block_coordinate,
     broyden_class as broyden_class,
+    conflict_free as conflict_free,
     cubic_newton as cubic_newton,
     damped_lbfgs as damped_lbfgs,
     dfp as dfp,
@@ -172,6 +173,7 @@ from ravine.optim.presets import (
     newton_cg as newton_cg,
     nonlinear_cg as nonlinear_cg,
     nys_newton_cg as nys_newton_cg,
+    pcgrad as pcgrad,
     polyak as polyak,
     rmsprop as rmsprop,
     saddle_free_newton as saddle_free_newton,
@@ -237,6 +239,11 @@ from ravine.optim.stochastic_curvature import (
     MultiBatch as MultiBatch,
     Sophia as Sophia,
 )
+from ravine.optim.surgery import (
+    Surgery as Surgery,
+    equal_angles as equal_angles,
+    projected as projected,
+)
 from ravine.optim.switches import (
     below as below,
     noisy as noisy,
@@ -276,9 +283,16 @@ from ravine.run import (
     Run as Run,
 )
 from ravine.samplers import (
+    R3 as R3,
     RAD as RAD,
+    RAR as RAR,
     Constant as Constant,
     Grid as Grid,
+    Halton as Halton,
+    Hammersley as Hammersley,
+    Importance as Importance,
+    LatinHypercube as LatinHypercube,
+    Marching as Marching,
     Redrawn as Redrawn,
     Sampler as Sampler,
     Sobol as Sobol,
@@ -294,6 +308,14 @@ from ravine.terms import (
 from ravine.train import train as train
 from ravine.weights import (
     Annealing as Annealing,
+    AugmentedLagrangian as AugmentedLagrangian,
+    Balance as Balance,
+    Causal as Causal,
     Given as Given,
+    GradNorm as GradNorm,
+    NTKTrace as NTKTrace,
+    ReLoBRaLo as ReLoBRaLo,
+    ResidualAttention as ResidualAttention,
+    SelfAdaptive as SelfAdaptive,
     Weighting as Weighting,
 )

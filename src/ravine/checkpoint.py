@@ -530,7 +530,7 @@ def describe_weights(weights: Weighting) -> dict[str, Any]:
     """A weighting by name and settings, as plain values; one of one's own in words only."""
     name = next((name for name, kind in SCHEMES.items() if type(weights) is kind), None)
     settings = {field.name: getattr(weights, field.name) for field in dataclasses.fields(weights)}
-    if name is None or _plain(settings) != settings:
+    if name is None or {key: _tuples(value) for key, value in _plain(settings).items()} != settings:
         return {"custom": repr(weights)}
     return {name: settings}
 

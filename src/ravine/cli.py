@@ -170,7 +170,8 @@ def solve(
     points
         Training points.
     sampler
-        fixed, redraw (new points now and then) or rad (new points where the residual is large).
+        fixed, redraw (new points now and then), departs (when they are overfitted), by residual rad, r3, rar, rard or
+        importance, marching (further in time); or fixed: grid, uniform, latin, sobol, halton, hammersley.
     weights
         How terms are weighed: a name such as ntk, with settings ntk:every=50; or numbers, bc=100,pde=1.
     width

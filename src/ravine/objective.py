@@ -271,7 +271,15 @@ class Linearisation:
         return self.objective.pieces(self.batch)
 
     @functools.cached_property
+    def by_term(self) -> tuple[Float[Array, "k"], Float[Array, "k n"]]:
+        """Each summand of L and its gradient, `(k,)` and `(k, n)`; asked for first, it costs nothing beside ∇L."""
+        return self.objective.by_term(self.theta, self.batch)
+
+    @functools.cached_property
     def _both(self) -> tuple[Scalar, Vector]:
+        if "by_term" in self.__dict__:
+            values, grads = self.by_term
+            return jnp.sum(values), jnp.sum(grads, axis=0)
         return self.objective.value_and_grad(self.theta, self.batch)
 
     @property

@@ -26,6 +26,7 @@ from ravine.callbacks import Callback, Event, Kind
 from ravine.checkpoint import describe_key, describe_phases, describe_plan, describe_weights
 from ravine.objective import Objective
 from ravine.optim.optimizer import Optimizer, State
+from ravine.optim.path import choose
 from ravine.optim.phase import Phase, Plan, Tolerance, check_budget
 from ravine.optim.switches import SIGNAL
 from ravine.problems.problem import Error, Problem, locate
@@ -228,9 +229,14 @@ def _advance(
 
     def body(c: Carry):
         batch, sampled = sampler.sample(c.sampler, score(c.theta))
-        weighed, batch, weights, work = weighting(objective, c.theta, batch, c.weights)
+        weighed, batch, weights, work = weighting(objective, c.theta, batch, c.weights, c.info.failures > 0)
         weights = _replicated(objective.mesh, weights)
-        theta, state, info = optimizer.step(weighed, c.theta, c.optimizer, batch, key=jax.random.fold_in(key, c.step))
+        # Under new weights a search has not failed yet, and damping that failure drove up is forgotten.
+        anew = (c.info.failures > 0) & (weighting.changes(weights) != weighting.changes(c.weights))
+        failures = jnp.where(anew, 0, c.optimizer.failures)
+        search = choose(anew, optimizer.search.init(c.theta.dtype), c.optimizer.search)
+        before = dataclasses.replace(c.optimizer, failures=failures, search=search)
+        theta, state, info = optimizer.step(weighed, c.theta, before, batch, key=jax.random.fold_in(key, c.step))
         stop = jnp.where(info.failures >= PATIENCE, Stop.SEARCH_FAILED.code, Stop.RUNNING.code)
         if tolerance is not None:
             stop = jnp.where(tolerance.met(c.info, info, state, theta, c.step == 0), Stop.CONVERGED.code, stop)

@@ -8,11 +8,13 @@ from ravine.optim.presets.first_order import (
     anderson as anderson,
     barzilai_borwein as barzilai_borwein,
     block_coordinate as block_coordinate,
+    conflict_free as conflict_free,
     from_optax as from_optax,
     gradient_descent as gradient_descent,
     heavy_ball as heavy_ball,
     nesterov as nesterov,
     nonlinear_cg as nonlinear_cg,
+    pcgrad as pcgrad,
     polyak as polyak,
 )
 from ravine.optim.presets.gauss_newton import (

@@ -16,6 +16,7 @@ from ravine.optim.momentum import HeavyBall, Nesterov
 from ravine.optim.optimizer import Optimizer, Search
 from ravine.optim.presets._method import Method, catalogue
 from ravine.optim.search import Armijo, Fixed, Wolfe
+from ravine.optim.surgery import Surgery, equal_angles, projected
 
 Rate = float | Callable[[Count], Scalar]  # a number, or a schedule: step number -> number
 
@@ -32,6 +33,16 @@ def adam(rate: Rate = 1e-3, *, b1: float = 0.9, b2: float = 0.999) -> Optimizer:
 
 def _adam(b1, b2):
     return optax.chain(optax.scale_by_adam(b1, b2), optax.scale(-1.0))
+
+
+def pcgrad(rate: Rate = 1e-3) -> Optimizer:
+    """PCGrad (Yu et al., 2020): Adam on terms' gradients freed of the components that conflict. For many terms."""
+    return Optimizer(Surgery(Transform(_adam, {"b1": 0.9, "b2": 0.999}), projected), Fixed(rate))
+
+
+def conflict_free(rate: Rate = 1e-3) -> Optimizer:
+    """ConFIG (Liu et al., 2024): Adam on the direction that makes the same angle with each term's gradient."""
+    return Optimizer(Surgery(Transform(_adam, {"b1": 0.9, "b2": 0.999}), equal_angles), Fixed(rate))
 
 
 def gradient_descent(rate: Rate | None = None, *, search: Search | None = None) -> Optimizer:
@@ -136,4 +147,6 @@ FIRST_ORDER = catalogue(
         "Bertsekas, 1999; Wright, 2015",
         ("same points",),
     ),
+    Method(pcgrad, "first order", "1 gradient, k²n flops", "(2 + k)n", "Yu et al., 2020"),
+    Method(conflict_free, "first order", "1 gradient, k²n flops", "(2 + k)n", "Liu, Chu and Thuerey, 2024"),
 )
