@@ -1,6 +1,7 @@
 """The problems that come with the library: exact solutions, hard constraints, optima."""
 
 import importlib
+import inspect
 
 import equinox as eqx
 import jax
@@ -32,7 +33,8 @@ SMALL = {"points": 24, "width": 4, "depth": 1}
 
 def small(name, **options):
     """A problem with few points and a small network."""
-    return rv.problems.make(name, **(SMALL if name not in ("quadratic", "rosenbrock", "logistic") else {}) | options)
+    known = inspect.signature(rv.problems.factory(name)).parameters
+    return rv.problems.make(name, **{option: value for option, value in SMALL.items() if option in known} | options)
 
 
 @pytest.mark.parametrize("name", EXACT)

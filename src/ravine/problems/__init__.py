@@ -8,7 +8,16 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from ravine.problems.problem import GridReference, ParameterReference, PointReference, Problem, locate, relative_l2
+from ravine.problems.problem import (
+    ClassReference,
+    CoefficientReference,
+    GridReference,
+    ParameterReference,
+    PointReference,
+    Problem,
+    locate,
+    relative_l2,
+)
 from ravine.problems.stages import next_stage
 
 NAMES = (
@@ -25,6 +34,11 @@ NAMES = (
     "allen_cahn",
     "convection",
     "reaction",
+    "inverse_burgers",
+    "lotka_volterra",
+    "digits",
+    "two_moons",
+    "regression1d",
 )
 
 
@@ -60,6 +74,8 @@ def make(name: str, **options: Any) -> Problem:
 
 __all__ = [
     "NAMES",
+    "ClassReference",
+    "CoefficientReference",
     "GridReference",
     "ParameterReference",
     "PointReference",
