@@ -1,6 +1,7 @@
 """The problems that come with the library: exact solutions, hard constraints, optima."""
 
 import importlib
+import inspect
 
 import equinox as eqx
 import jax
@@ -44,7 +45,9 @@ OTHERS = {
 
 def small(name, **options):
     """A problem with few points and a small network."""
-    return rv.problems.make(name, **OTHERS.get(name, SMALL) | options)
+    known = inspect.signature(rv.problems.factory(name)).parameters
+    chosen = OTHERS.get(name, {option: value for option, value in SMALL.items() if option in known})
+    return rv.problems.make(name, **chosen | options)
 
 
 @pytest.mark.parametrize("name", EXACT)

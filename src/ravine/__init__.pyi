@@ -48,6 +48,7 @@ from ravine.formulations import (
     operator_residual as operator_residual,
     penalty as penalty,
     residual as residual,
+    softmax as softmax,
     supervised as supervised,
 )
 from ravine.hardware import (
@@ -56,7 +57,7 @@ from ravine.hardware import (
 )
 from ravine.hosts import join_hosts as join_hosts
 from ravine.layout import Layout as Layout
-from ravine.minibatches import Minibatches as Minibatches, Overlapping as Overlapping
+from ravine.minibatches import Minibatches as Minibatches, Overlapping as Overlapping, WithData as WithData
 from ravine.objective import (
     Linearisation as Linearisation,
     Objective as Objective,
@@ -266,7 +267,14 @@ from ravine.optim.variance_reduction import (
     STORM as STORM,
     SVRG as SVRG,
 )
+from ravine.posterior import (
+    Confidence as Confidence,
+    Posterior as Posterior,
+    posterior as posterior,
+)
 from ravine.problems.problem import (
+    ClassReference as ClassReference,
+    CoefficientReference as CoefficientReference,
     GridReference as GridReference,
     OperatorReference as OperatorReference,
     ParameterReference as ParameterReference,
@@ -306,6 +314,12 @@ from ravine.terms import (
     squared as squared,
 )
 from ravine.train import train as train
+from ravine.trajectories import (
+    Trajectory as Trajectory,
+    continuity as continuity,
+    segments as segments,
+    trajectory as trajectory,
+)
 from ravine.weights import (
     Annealing as Annealing,
     AugmentedLagrangian as AugmentedLagrangian,

@@ -881,12 +881,17 @@ def draw(run: "Run", folder: Path) -> Path | None:
 
 def report(run: "Run", folder: Path, figure: Path | None, as_json: bool) -> None:
     """The result: one line of JSON on stdout, or a few lines for people."""
-    summary = run.summary()
+    from ravine.posterior import coefficients
+
+    summary, found = run.summary(), coefficients(run)
     if as_json:
         line = {name: finite(value) for name, value in summary.items()} | {"run": str(folder)}
-        print(json.dumps(line))
+        numbers = {name: [finite(float(known.value)), finite(float(known.std))] for name, known in found.items()}
+        print(json.dumps(line | ({"coefficients": numbers} if numbers else {})))
         return
     print(f"\n{run.stop.value}\n")
+    for name, known in found.items():
+        print(f"{name:16} {float(known.value):.8g} ± {float(known.std):.1e}   (one standard deviation)")
     if summary["relative_l2"] is not None:
         print(f"relative error   {summary['relative_l2']:.3e}")
     independent = f"   (independent points: {summary['test_loss']:.3e})" if summary["test_loss"] is not None else ""

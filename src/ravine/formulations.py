@@ -7,7 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from ravine._types import Model, PyTree, Scalar
+from ravine._types import Array, Float, Model, PyTree, Scalar
 from ravine.calculus import value_and_gradient
 from ravine.terms import Term, squared
 
@@ -182,6 +182,29 @@ def logistic(logit: Scalar, label: Scalar) -> Scalar:
     ```
     """
     return jnp.logaddexp(jnp.zeros_like(logit), logit) - label * logit
+
+
+def softmax(logits: Float[Array, "classes"], label: Any) -> Scalar:
+    """The cross-entropy log Σ eᶻ − z·y of logits and a label y, without overflow.
+
+    **Arguments:** `label`: the number of a class, an integer; or the probabilities of all, such as a one-hot vector.
+
+    ```python
+    >>> import jax.numpy as jnp, ravine as rv
+    >>> round(float(rv.softmax(jnp.array([1e4, 0.0, 1e4]), jnp.array(0))), 6)
+    0.693147
+
+    ```
+    """
+    label = jnp.asarray(label)
+    if jnp.issubdtype(label.dtype, jnp.integer) and label.shape == ():
+        return jax.nn.logsumexp(logits) - logits[label]
+    if label.shape != logits.shape:
+        raise ValueError(
+            f"softmax: a label is the number of a class, or one probability a class; got an array of shape "
+            f"{label.shape} and dtype {label.dtype} for logits of shape {logits.shape}."
+        )
+    return jax.nn.logsumexp(logits) * jnp.sum(label) - jnp.dot(logits, label.astype(logits.dtype))
 
 
 def penalty(name: str, function: Callable[[Model], PyTree], *, weight: float = 1.0) -> Term:

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 
 from ravine._types import Array, Batch, Int, PyTree, RandomKey
 from ravine.samplers import Sampler, SamplerState, Score
-from ravine.terms import Minibatch
+from ravine.terms import Minibatch, check_data
 
 SORTED = 1024  # samples up to which an order is written out at every step
 
@@ -133,3 +133,34 @@ class Overlapping(_Data):
         batch = Minibatch(self.take(indices), indices, shared=self.overlap)
         whole = Minibatch(batch.points, indices, self.data, shared=self.overlap)
         return whole, SamplerState(batch, state.key, state.count + 1)
+
+
+class WithData(Sampler):
+    """The points of `sampler` for some terms, and for the others data, which are always used whole.
+
+    `WithData(Sobol(box, pde=1000), data=(x, y))`: points where an equation shall hold, beside measurements.
+
+    **Raises:** `ValueError` for data that are not finite (naming the row) or whose leading axes differ.
+    """
+
+    sampler: Sampler
+    data: Batch
+
+    def __init__(self, sampler: Sampler, /, **data: PyTree):
+        self.sampler = sampler
+        self.data = {name: check_data(name, entry) for name, entry in data.items()}
+
+    def bind(self, regions: dict[str, str | None], dtype) -> "Sampler":
+        rest = {name: region for name, region in regions.items() if name not in self.data}
+        bound = object.__new__(type(self))
+        for name, value in {"sampler": self.sampler.bind(rest, dtype), "data": self.data}.items():
+            object.__setattr__(bound, name, value)
+        return bound
+
+    def draw(self, key: RandomKey) -> Batch:
+        return {**self.sampler.draw(key), **self.data}
+
+    def sample(self, state: SamplerState, score: Score | None = None) -> tuple[Batch, SamplerState]:
+        points = {name: entry for name, entry in state.batch.items() if name not in self.data}
+        batch, inner = self.sampler.sample(SamplerState(points, state.key, state.count), score)
+        return {**batch, **self.data}, SamplerState({**inner.batch, **self.data}, inner.key, inner.count)

@@ -101,3 +101,36 @@ class Minibatch(eqx.Module):
 def points_of(batch: Batch) -> Batch:
     """What losses see of a batch."""
     return batch.points if isinstance(batch, Minibatch) else batch
+
+
+def check_data(name: str, entry: PyTree) -> PyTree:
+    """Data as arrays. **Raises:** `ValueError` for leading axes that differ, and for the first row that is not finite.
+
+    ```python
+    >>> from ravine.terms import check_data
+    >>> check_data("data", ([0.0, 1.0], [1.0, float("nan")]))
+    Traceback (most recent call last):
+    ValueError: The data of the term 'data' are not finite in 1 of 2 rows; the first is row 1: (1.0, nan). ...
+
+    ```
+    """
+    leaves, treedef = jax.tree.flatten(entry, is_leaf=lambda leaf: isinstance(leaf, list))
+    arrays = [leaf if isinstance(leaf, jax.Array) else np.asarray(leaf) for leaf in leaves]
+    sizes = {leaf.shape[0] if leaf.ndim else 0 for leaf in arrays}
+    if len(sizes) != 1 or 0 in sizes:
+        raise ValueError(
+            f"The data of the term {name!r} need one common leading axis of samples, at least one of them; the shapes "
+            f"are {', '.join(str(leaf.shape) for leaf in arrays)}."
+        )
+    floating = [np.asarray(leaf) for leaf in arrays if jnp.issubdtype(leaf.dtype, jnp.inexact)]
+    bad = np.zeros(sizes.pop(), bool)
+    for leaf in floating:
+        bad |= ~np.isfinite(leaf).reshape(bad.size, -1).all(axis=1)
+    if bad.any():
+        first = int(np.flatnonzero(bad)[0])
+        row = ", ".join(str(leaf[first].tolist()) for leaf in arrays)
+        raise ValueError(
+            f"The data of the term {name!r} are not finite in {bad.sum()} of {bad.size} rows; the first is row "
+            f"{first}: ({row}). Leave such rows out: keep = np.isfinite(y)."
+        )
+    return jax.tree.unflatten(treedef, [jnp.asarray(leaf) for leaf in arrays])

@@ -5,6 +5,7 @@ from ravine.models.embeddings import Compose, Fourier, Outputs, Periodic, Scale
 from ravine.models.fno import FNO
 from ravine.models.gated import ModifiedMLP, PirateNet
 from ravine.models.hard import Constrained, Curl, Distance, Odd, Transfinite
+from ravine.models.inverse import Inverse
 from ravine.models.mlp import MLP
 from ravine.models.resnet import ResNet
 from ravine.models.siren import SIREN
@@ -21,6 +22,7 @@ __all__ = [
     "Distance",
     "Fourier",
     "Frozen",
+    "Inverse",
     "ModifiedMLP",
     "Odd",
     "Outputs",

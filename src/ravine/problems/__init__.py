@@ -9,6 +9,8 @@ from collections.abc import Callable
 from typing import Any
 
 from ravine.problems.problem import (
+    ClassReference,
+    CoefficientReference,
     GridReference,
     OperatorReference,
     ParameterReference,
@@ -42,6 +44,11 @@ NAMES = (
     "poisson_operator",
     "darcy_operator",
     "burgers_operator",
+    "inverse_burgers",
+    "lotka_volterra",
+    "digits",
+    "two_moons",
+    "regression1d",
 )
 
 
@@ -77,6 +84,8 @@ def make(name: str, **options: Any) -> Problem:
 
 __all__ = [
     "NAMES",
+    "ClassReference",
+    "CoefficientReference",
     "GridReference",
     "OperatorReference",
     "ParameterReference",

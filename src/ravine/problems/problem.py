@@ -120,6 +120,61 @@ class ParameterReference(eqx.Module):
         return relative_l2(flat, jnp.asarray(self.parameters, dtype).reshape(-1))
 
 
+class ClassReference(eqx.Module):
+    """Labelled points apart from those of training: the error is the share that is put into the wrong class.
+
+    The class of a point is the largest of the model's logits, or for a model with one logit whether it is positive.
+    """
+
+    points: Any
+    labels: Any
+
+    def __init__(self, points: np.ndarray, labels: np.ndarray):
+        if labels.shape != points.shape[:1] or not np.issubdtype(labels.dtype, np.integer):
+            raise ValueError(
+                f"ClassReference: needs one whole number a point, got labels of shape {labels.shape} and dtype "
+                f"{labels.dtype} for points of shape {points.shape}."
+            )
+        self.points, self.labels = points, labels
+
+    def error(self, model: Model, dtype: Any) -> Scalar:
+        """The share of the points that `model` puts into the wrong class."""
+        logits = jax.vmap(model)(jnp.asarray(self.points, dtype))
+        found = jnp.argmax(logits, axis=1) if logits.ndim == 2 else (logits > 0).astype(jnp.int32)
+        return jnp.mean((found != jnp.asarray(self.labels, found.dtype)).astype(dtype))
+
+
+class CoefficientReference(eqx.Module):
+    """Known coefficients of an equation, for a model that is an `Inverse`: by name a number, or a grid for a field.
+
+    The error is the largest of the relative errors of the coefficients. `solution`, where given, is the solution that
+    belongs to them.
+    """
+
+    exact: dict[str, Any]
+    solution: GridReference | None = None
+
+    def errors(self, model: Model, dtype: Any) -> dict[str, Scalar]:
+        """The relative error of each coefficient."""
+        found = {}
+        for name, exact in self.exact.items():
+            value = model.coefficients[name]
+            if isinstance(exact, GridReference):
+                found[name] = exact.error(value, dtype)
+            else:
+                found[name] = relative_l2(jnp.ravel(value), jnp.ravel(jnp.asarray(exact, dtype)))
+        return found
+
+    def error(self, model: Model, dtype: Any) -> Scalar:
+        """The largest relative error of a coefficient of `model`."""
+        return jnp.max(jnp.stack(list(self.errors(model, dtype).values())))
+
+
+Reference = (
+    GridReference | PointReference | OperatorReference | ParameterReference | ClassReference | CoefficientReference
+)
+
+
 class Error(eqx.Module):
     """`error(objective, theta)`: the relative error against a reference. A value, so that problems with references of
     equal shapes share compiled code."""
@@ -163,7 +218,7 @@ class Problem:
     terms: tuple[Term, ...]
     sampler: Sampler
     model: Callable[[RandomKey], Model]
-    reference: GridReference | PointReference | OperatorReference | ParameterReference | None = None
+    reference: Reference | None = None
     name: str = ""
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
     weights: Weighting = dataclasses.field(default_factory=Given)
@@ -201,9 +256,11 @@ def locate(objective: Objective, theta: Vector, batch: Batch) -> str:
         bad = np.flatnonzero(~np.isfinite(values))
         if bad.size:
             first = int(bad[0])
-            point = jax.tree.map(lambda leaf, at=first: np.asarray(leaf[at]).tolist(), points)
-            return (
-                f"The term {term.name!r} is {values[first]} at {bad.size} of {values.size} points; the first is point "
-                f"number {first}, {point}."
-            )
+            here = jax.tree.map(lambda leaf, at=first: leaf[at], points)
+            found = f"The term {term.name!r} is {values[first]} at {bad.size} of {values.size} points; the first is "
+            explain = getattr(term.features, "explain", None)  # features may know why
+            if explain is not None:
+                return f"{found}point number {first}. {explain(objective.model(theta), here)}"
+            point = jax.tree.map(lambda leaf: np.asarray(leaf).tolist(), here)
+            return f"{found}point number {first}, {point}."
     return ""
