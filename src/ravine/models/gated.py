@@ -35,7 +35,7 @@ class ModifiedMLP(eqx.Module):
 
     weights: tuple[Array, ...]
     biases: tuple[Array, ...]
-    encoders: tuple[tuple[Array, Array], tuple[Array, Array]]
+    encoders: tuple[tuple[Array, Array], ...]
     activation: Callable[[Array], Array] = eqx.field(static=True)
     scalar: bool = eqx.field(static=True)
 
@@ -101,7 +101,7 @@ class PirateNet(eqx.Module):
     """
 
     embedding: Any
-    encoders: tuple[tuple[Array, Array], tuple[Array, Array]]
+    encoders: tuple[tuple[Array, Array], ...]
     layers: tuple[tuple[tuple[Array, Array], ...], ...]
     alphas: tuple[Array, ...]
     last: Array

@@ -182,7 +182,7 @@ class Transfinite:
                     (-weight * share, at.at[axis].set(b)),
                 )
             ]
-        return -sum(weight * self.value(at) for weight, at in pairs[1:])
+        return -jnp.sum(jnp.stack([weight * self.value(at) for weight, at in pairs[1:]]), axis=0)
 
 
 class Curl(eqx.Module):

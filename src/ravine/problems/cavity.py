@@ -8,7 +8,7 @@ import numpy as np
 from ravine.calculus import taylor
 from ravine.domains import Box
 from ravine.formulations import residual
-from ravine.models import MLP, Compose, Constrained, Curl, Distance, Scale
+from ravine.models import MLP, Compose, Constrained, Curl, Distance, Outputs, Scale
 from ravine.models.layers import add, product
 from ravine.problems import spectral
 from ravine.problems._defaults import Sampling, sampled
@@ -68,7 +68,7 @@ class Lift(eqx.Module):
 def cavity(*, points: int = 2000, width: int = 20, depth: int = 3, sampling: Sampling = "rad") -> Problem:
     """u · ∇u = −∇p + Δu/100, div u = 0 on (0, 1)², u = 0 at the walls but (4x(1 − x), 0) at the lid y = 1.
 
-    The model is the curl of a stream function ψ = lift + (16 x(1 − x) y(1 − y))² N: free of divergence, with every
+    The model is the curl of a stream function ψ = lift + (16 x(1 − x) y(1 − y))² N/10: free of divergence, with every
     condition by construction, and no pressure; the equation is that of the vorticity, of fourth order in ψ. The error
     is that of the velocity. Reference: spectral Galerkin method with the corner solution taken out, 101 × 101 grid.
     Best published relative L2 error seen: none for this lid.
@@ -77,11 +77,13 @@ def cavity(*, points: int = 2000, width: int = 20, depth: int = 3, sampling: Sam
     exact = spectral.cavity()
     grid = np.stack([axis.ravel() for axis in np.meshgrid(exact.x, exact.y, indexing="ij")], axis=1)
     network = lambda key: Compose(Scale(box.low, box.high), MLP(2, "scalar", width=width, depth=depth, key=key))
+    # Stream functions are of size 0.1.
+    scaled = lambda key: Outputs(network(key), scale=0.1)
     factor = Distance(box.low, box.high, power=2)
     return Problem(
         terms=(residual("pde", equation),),
         sampler=sampled(Sobol(box, pde=points), sampling, every=300),
-        model=lambda key: Curl(Constrained(network(key), Lift(), factor)),
+        model=lambda key: Curl(Constrained(scaled(key), Lift(), factor)),
         reference=PointReference(grid, exact.u.reshape(-1, 2)),
         name="cavity",
         options={"points": points, "width": width, "depth": depth, "sampling": sampling},

@@ -166,7 +166,7 @@ def solve_kuramoto_sivashinsky(
         if j:
             for _ in range(steps):
                 c = advance(c)
-        u[:, j] = (basis @ c).real
+        u[:, j] = np.real(basis @ c)
     return u
 
 
@@ -291,7 +291,9 @@ def solve_cavity(
     biharmonic = np.kron(stiff, mass) + np.kron(mass, stiff) + np.kron(mixed, mixed.T) + np.kron(mixed.T, mixed)
     factor = cho_factor(viscosity * biharmonic, overwrite_a=True)
     size = modes**2
-    inverse = LinearOperator((size, size), matvec=lambda r: cho_solve(factor, r), dtype=float)
+    # SciPy's stubs know another constructor only.
+    operator = lambda matvec: LinearOperator((size, size), matvec=matvec, dtype=float)  # pyright: ignore[reportCallIssue]
+    inverse = operator(lambda r: cho_solve(factor, r))
     c = np.zeros((modes, modes))
     for _ in range(20):
         u, minus_v, laplace = parts(c, lift)
@@ -302,9 +304,7 @@ def solve_cavity(
             du, dv, dl = parts(d.reshape(modes, modes), None)
             return weak(dl, dl * u + laplace * du, dl * minus_v + laplace * dv).ravel()
 
-        operator = LinearOperator((size, size), matvec=slope, dtype=float)
-        # Solved from the left: the correction of biharmonic steps is what has to be small.
-        update, failed = gmres(operator, -residual.ravel(), M=inverse, rtol=1e-10, restart=200, maxiter=3)
+        update, failed = gmres(operator(slope), -residual.ravel(), M=inverse, rtol=1e-10, restart=200, maxiter=3)
         c = c + update.reshape(modes, modes)
         if not failed and np.abs(update).max() < 1e-12:
             break
