@@ -76,8 +76,9 @@ def test_panels_of_an_operator():
     assert (np.diff(errors) >= 0).all()
     exact, values = (line.get_ydata() for line in found["Test functions, from best to worst"].get_lines()[-2:])
     row = int(np.flatnonzero((run.problem.reference.values == exact).all(axis=1))[0])
-    model, reference = run.model, run.problem.reference
-    assert np.allclose(values, model(reference.functions[row], reference.points), rtol=1e-9)
+    reference = run.problem.reference
+    function, points = jax.numpy.asarray(reference.functions[row]), jax.numpy.asarray(reference.points)
+    assert np.allclose(values, run.model(function, points), rtol=1e-9)
     assert np.isclose(np.linalg.norm(values - exact) / np.linalg.norm(exact), errors[-1])
 
 
