@@ -427,3 +427,34 @@ def test_several_inputs_at_a_grid_point():
 def test_sizes_of_an_fno_that_make_no_sense(make, message):
     with pytest.raises(ValueError, match=message):
         jax.eval_shape(lambda: jnp.asarray(0.0) if make() is None else 0.0)
+
+
+# ---------------------------------------------------------------------------------------------------- automatic choice
+
+
+def plan(name, **options):
+    problem = rv.problems.make(name, **options)
+    objective, theta, sampler = problem.objective(cases.KEY)
+    return rv.auto(seconds=60.0)(objective, theta, sampler.init(cases.KEY).batch)
+
+
+def names(found):
+    return [phase.name for phase in found.phases]
+
+
+def test_operators_are_begun_by_soap():
+    """Full batch: SOAP, then L-BFGS, which keeps memory of one loss. Minibatches: SOAP alone."""
+    sizes = {"functions": 400, "tests": 2, "sensors": 40, "width": 40}
+    whole = plan("antiderivative", **sizes)
+    assert names(whole) == ["soap", "lbfgs"]
+    assert whole.phases[0].until is not None
+    assert whole.phases[-1].until is None
+    parts = plan("antiderivative", **sizes, batch=300)
+    assert names(parts) == ["soap"]
+    assert "Minibatches of data" in parts.reason
+
+
+def test_soap_is_too_dear_for_wide_layers_and_few_functions():
+    found = plan("antiderivative", functions=3, tests=2, queries=3, width=400, depth=3, batch=2)
+    assert names(found) == ["adam"]
+    assert "a step of SOAP would cost" in found.reason

@@ -52,6 +52,7 @@ CHUNK_SECONDS = 0.25  # how long the device works between two looks at the clock
 RECORDS = 200  # records in a phase with a step budget
 RECORD_SECONDS = 0.5  # time between records in a phase without
 ENDS = (Stop.NOT_FINITE, Stop.WEIGHTS, Stop.STATIONARY)  # of the run, not of the phase alone
+RECORD_SHARE = 0.2  # of the time of such a phase that measuring may take
 PATIENCE = 3  # failed searches in a row that end a phase
 
 
@@ -308,6 +309,7 @@ class _Loop:
         self.phase, self.steps, self.work = 0, 0, Work().counts()
         self.seconds, self.compile_seconds, self.phase_seconds = 0.0, 0.0, 0.0
         self.spent = 0.0  # by the last call that was timed
+        self.measured = 0.0  # seconds that the last measurement took, compilation apart
         self.agreed = False  # whether all processes know of an interruption
         self.carry: Any = None  # a Carry, once a phase has begun
 
@@ -471,7 +473,7 @@ class _Loop:
             goal = min(CHUNK_SECONDS, max(self._phase_left(), 0.0))
             length = max(1, min(int(goal / pace), 4 * length, 2**20))
             # Without a step budget, at times that double until they are regular: much happens early.
-            wait = min(RECORD_SECONDS, self.phase_seconds / 2)
+            wait = max(min(RECORD_SECONDS, self.phase_seconds / 2), self.measured / RECORD_SHARE)
             due = int(self.carry.step) % record == 0 if phase.steps else self.seconds - last >= wait
             if due:
                 self._record()
@@ -526,6 +528,7 @@ class _Loop:
             (self.weighting, self.carry.weights),
             compiling=compiling,
         )
+        self.measured = 0.0 if compiling else self.spent
         self.carry = eqx.tree_at(lambda c: c.best, self.carry, best)
         if not self.history.rows:
             _check_start(self.objective, self.carry.theta, self.carry.sampler.batch, float(found["loss"]))

@@ -2,12 +2,15 @@
 
 import dataclasses
 
+import jax
+
 from ravine._types import Batch, Vector
 from ravine.objective import Objective
 from ravine.optim import presets
 from ravine.optim.forecast import forecast
 from ravine.optim.phase import Phase, Plan, check_budget
 from ravine.optim.switches import stalled
+from ravine.terms import points_of
 
 DENSE = 6_000  # parameters up to which a dense inverse Hessian (8n² bytes, four passes a step) pays
 # A method with a factorisation a step is affordable when so many of its steps fit into the budget of a laptop (flop/s
@@ -15,6 +18,7 @@ DENSE = 6_000  # parameters up to which a dense inverse Hessian (8n² bytes, fou
 # every process of one, must come to the same plan.
 AFFORDABLE, LAPTOP, ROOM = 20, (5e10, 1e10), 4.0
 WARM_UP, SHARE = 1_000, 0.04  # steps of Adam at the start, but no more than this share of the budget
+DEARER = 3.0  # times what Adam costs that a step of SOAP may cost
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +35,14 @@ class Auto:
         # Phases end when the independent loss has not fallen by a fifth within a fifth of the budget.
         stall = stalled(seconds=self.seconds / 5, factor=1.2, key="test_loss" if not objective.bare else "loss")
         reasons, phases = [f"n = {n:,} parameters, m = {m:,} rows, float{bits}."], []
-        if n > DENSE:
+        if _drawn(objective, batch):
+            first, reason = _first_order(objective, batch)
+            return Plan((first,), self.seconds, f"{reasons[0]} Minibatches of data: {reason}.")
+        if n > DENSE and objective.samples is not None:
+            first, reason = _first_order(objective, batch)
+            phases += [dataclasses.replace(first, until=stall), Phase(presets.lbfgs(), until=stall, name="lbfgs")]
+            reasons.append(f"Data, and too many parameters for a dense inverse Hessian: {reason}, then L-BFGS.")
+        elif n > DENSE:
             phases.append(Phase(presets.adam(1e-3), until=stall, name="adam"))
             phases.append(Phase(presets.lbfgs(), until=stall, name="lbfgs"))
             reasons.append(f"A dense inverse Hessian would take {_gibibytes(n * n, bits)}: Adam, then L-BFGS.")
@@ -65,8 +76,10 @@ def auto(*, seconds: float | int) -> Auto:
     Up to 6,000 parameters a dense self-scaled Broyden method (on the problems of this library it beats Gauss–Newton in
     time until the very end), after at most 1,000 steps of Adam: from a raw start quasi-Newton steps may overfit the
     points (poisson2d with k = 4, 1,000 points: error 2e-4 at a loss of 3e-11 without, 1e-7 with). Beyond that Adam,
-    then L-BFGS. When progress per second stalls, and one factorisation a step is affordable by its forecast,
-    Levenberg–Marquardt follows. The plan's `reason` says what was chosen and why, with memory and time a step.
+    then L-BFGS; where samples of data are fitted, SOAP instead of Adam if its step costs no more than three of Adam's,
+    and for minibatches nothing else. When progress per second stalls, and one factorisation a step is affordable by
+    its forecast, Levenberg–Marquardt follows. The plan's `reason` says what was chosen and why, with memory and time a
+    step.
 
     **Arguments:** `seconds`: the budget of wall time, compilation apart.
 
@@ -81,6 +94,23 @@ def auto(*, seconds: float | int) -> Auto:
     ```
     """
     return Auto(float(seconds))
+
+
+def _drawn(objective: Objective, batch: Batch) -> bool:
+    """Whether a batch holds a part of the data only, so that what was learnt of one loss is not of the next."""
+    counts = [leaf.shape[0] for leaf in jax.tree.leaves(points_of(batch)) if leaf.ndim]
+    return objective.samples is not None and max(counts, default=objective.samples) < objective.samples
+
+
+def _first_order(objective: Objective, batch: Batch) -> tuple[Phase, str]:
+    """SOAP where its matrices cost little beside a gradient, else Adam; and why."""
+    methods = presets.adam(1e-3), presets.soap()
+    bits = 8 * objective.layout.dtype.itemsize
+    costs = [forecast(method, objective, batch) for method in methods]
+    adam, soap = (one.cost.seconds(bits=bits, machine=LAPTOP) for one in costs)
+    if soap <= DEARER * adam and costs[1].bytes <= ROOM * 2**30:
+        return Phase(methods[1], name="soap"), f"SOAP, whose step costs {soap / adam:.1f} times one of Adam"
+    return Phase(methods[0], name="adam"), f"Adam, since a step of SOAP would cost {soap / adam:.1f} times as much"
 
 
 def _gibibytes(numbers: int, bits: int) -> str:

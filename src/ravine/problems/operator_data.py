@@ -315,12 +315,12 @@ def burgers(
 
 def _values(c: Array, points: int) -> Array:
     """Σ c_k e^{2πikx}, with c₋ₖ the conjugate of c_k, on an equidistant grid."""
-    return fft.irfft(c, points, axis=-1, norm="forward")
+    return np.asarray(fft.irfft(c, points, axis=-1, norm="forward"))
 
 
 def _square(c: Array, points: int) -> Array:
     """The Fourier coefficients of the square, as many as there are of the function."""
-    return fft.rfft(_values(c, 2 * points) ** 2, axis=-1, norm="forward")[:, : points // 2]
+    return np.asarray(fft.rfft(_values(c, 2 * points) ** 2, axis=-1, norm="forward"))[:, : points // 2]
 
 
 # -------------------------------------------------------------------------------------------------------- kept on disk
