@@ -453,3 +453,17 @@ def test_weights_are_asked_for_kept_and_gone_on_with(tmp_path):
     code, _, err = ravine_("resume", tmp_path / "run", "--budget", "0.2s")
     assert code == 0, err
     assert ravine.load(tmp_path / "run").history["reweighted"][-1] > 2
+
+
+@pytest.mark.parametrize("sampler", ["departs", "rard", "importance", "halton"])
+def test_every_way_to_place_points(sampler, tmp_path):
+    """The option reaches the run, and the run its folder."""
+    asked = ("solve", "poisson1d", "--phases", "adam:2", "--sampler", sampler, *TINY, "--out", tmp_path / "run")
+    code, _, err = ravine_(*asked)
+    assert code == 0, err
+    assert ravine.load(tmp_path / "run").problem.options["sampling"] == sampler
+
+
+def test_marching_needs_an_equation_in_time(tmp_path):
+    code, _, err = ravine_("solve", "poisson1d", "--sampler", "marching", *TINY, "--out", tmp_path / "run")
+    assert (code, "last coordinate is no time" in err) == (2, True)

@@ -167,3 +167,19 @@ def test_constrained_and_grouped_parameters_on_two_devices():
         ]
         np.testing.assert_allclose(ends[1], ends[0], rtol=1e-6, atol=1e-8)
     """)
+
+
+def test_weights_on_two_devices_follow_those_on_one():
+    """Traces, losses at points, and gradients of terms are sums over devices too."""
+    run("""
+        import dataclasses
+        soft = rv.problems.make("poisson5d", points=33, width=5, depth=1, sampling="fixed")
+        phase = rv.Phase(rv.conflict_free(), steps=4)
+        for weights in (rv.NTKTrace(every=2), rv.ResidualAttention(rate=0.1)):
+            made = dataclasses.replace(soft, weights=weights)
+            runs = (rv.train(made, phase, key=jax.random.key(0), devices=count) for count in (1, 2))
+            one, two = (run.position.carry for run in runs)
+            np.testing.assert_allclose(one.theta, two.theta, rtol=1e-9)
+            for name in ("pde", "bc"):
+                np.testing.assert_allclose(one.weights.weights[name], two.weights.weights[name], rtol=1e-9)
+    """)

@@ -63,6 +63,9 @@ class Halton(Points):
 class _Whole(Points):
     """Sets of which a part is no good set: every face of a region gets one of its own. Abstract."""
 
+    def __init__(self, domain, **counts: int):
+        super().__init__(domain, **counts)
+
     def fill(self, region: Region, count: int, key: RandomKey) -> Float[Array, "m d"]:
         sizes = np.bincount((np.arange(count) * region.faces) // count, minlength=region.faces)
         keys = jax.random.split(key, region.faces)

@@ -57,7 +57,7 @@ class Redrawn(Sampler):
             if self.departs is None:
                 return new, later
             assert score is not None
-            mean = lambda batch: sum(jnp.mean(score(name, batch[name])) for name in batch)
+            mean = lambda batch, score=score: sum(jnp.mean(score(name, batch[name])) for name in batch)
             return choose(mean(new) > self.departs * mean(state.batch), new, state.batch), later
 
         due = (state.count > 0) & (state.count % self.every == 0)
