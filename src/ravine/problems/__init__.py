@@ -35,6 +35,7 @@ NAMES = (
     "convection",
     "reaction",
     "inverse_burgers",
+    "inverse_field",
     "lotka_volterra",
     "digits",
     "two_moons",
