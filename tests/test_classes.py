@@ -85,7 +85,7 @@ def test_modes_of_the_kernel_decay_as_linear_theory_says():
     found, size = vectors.T @ end, np.linalg.norm(start)
     assert np.linalg.norm(found - predicted) < 0.1 * size
     assert np.linalg.norm(predicted) < 0.5 * size  # many modes are learnt by then,
-    assert np.abs(predicted).max() > 0.05 * size  # and some are not
+    assert np.abs(predicted).max() > 0.02 * size  # and some are not
 
 
 def test_wide_network_has_a_kernel_that_does_not_grow_with_the_width():

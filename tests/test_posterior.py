@@ -187,3 +187,26 @@ def test_coefficients_of_burgers_are_recovered_and_printed(tmp_path, capsys, mon
     assert run.error == pytest.approx(max(errors.values()), rel=1e-6)
     assert errors["speed"] < 0.3  # from 0.5
     assert run.model.coefficients["viscosity"] > 0
+
+
+def test_true_field_satisfies_its_equation():
+    """And other fields do not; the error is that of the field alone."""
+    from ravine.problems import inverse_field as field
+
+    class Truth:
+        coefficients = {"a": lambda z: field.conductivity(z[0], z[1], jnp)}  # noqa: RUF012
+
+        def __call__(self, z):
+            return field.potential(z[0], z[1], jnp)
+
+    class Other(Truth):
+        coefficients = {"a": lambda z: 1.1 * field.conductivity(z[0], z[1], jnp)}  # noqa: RUF012
+
+    z = jnp.asarray(RNG.uniform(size=(20, 2)))
+    residual = lambda model: np.abs(jax.vmap(lambda point: field.equation(model, point))(z)).max()
+    assert residual(Truth()) < 1e-13
+    assert residual(Other()) > 1e-2
+    reference = rv.problems.make("inverse_field", samples=5, points=8, width=3, depth=1).reference
+    assert float(reference.error(Truth(), jnp.float64)) < 1e-14
+    assert float(reference.error(Other(), jnp.float64)) == pytest.approx(0.1)
+    assert float(reference.solution.error(Other(), jnp.float64)) < 1e-14

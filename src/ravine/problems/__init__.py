@@ -45,6 +45,7 @@ NAMES = (
     "darcy_operator",
     "burgers_operator",
     "inverse_burgers",
+    "inverse_field",
     "lotka_volterra",
     "digits",
     "two_moons",
