@@ -8,6 +8,7 @@ from ravine._results import (
     Work as Work,
 )
 from ravine.calculus import (
+    directional as directional,
     divergence as divergence,
     gradient as gradient,
     hessian_diagonal as hessian_diagonal,
@@ -28,10 +29,16 @@ from ravine.constraints import (
     scaled as scaled,
 )
 from ravine.domains import (
+    Ball as Ball,
     Boundary as Boundary,
     Box as Box,
+    Difference as Difference,
     Faced as Faced,
+    InTime as InTime,
+    Masked as Masked,
     Region as Region,
+    Simplex as Simplex,
+    Union as Union,
     interval as interval,
 )
 from ravine.easy import (
@@ -39,13 +46,18 @@ from ravine.easy import (
     minimise as minimise,
 )
 from ravine.formulations import (
+    Sines as Sines,
     boundary as boundary,
     energy as energy,
     initial as initial,
     logistic as logistic,
+    neumann as neumann,
     penalty as penalty,
+    periodic as periodic,
     residual as residual,
+    robin as robin,
     supervised as supervised,
+    weak as weak,
 )
 from ravine.hardware import (
     keep_memory as keep_memory,
@@ -264,6 +276,7 @@ from ravine.problems.problem import (
     relative_l2 as relative_l2,
 )
 from ravine.quadrature import (
+    Chosen as Chosen,
     Gauss as Gauss,
     Sparse as Sparse,
 )

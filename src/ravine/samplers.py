@@ -17,7 +17,7 @@ import numpy as np
 from scipy.stats import qmc
 
 from ravine._types import Array, Batch, Count, Float, RandomKey, Rows
-from ravine.domains import Region
+from ravine.domains import Region, Where
 from ravine.terms import Minibatch
 
 Score = Callable[[str, Any], Rows]  # (term name, points) -> φ at each point
@@ -38,7 +38,7 @@ class Sampler(eqx.Module):
         """A new batch."""
         raise NotImplementedError
 
-    def bind(self, regions: dict[str, str | None], dtype) -> "Sampler":
+    def bind(self, regions: dict[str, Where | None], dtype) -> "Sampler":
         """The sampler that knows which region each term lives in. Called by `Problem`."""
         del regions, dtype
         return self
@@ -81,7 +81,7 @@ class _Domain(Sampler):
                 )
         self.counts = tuple((name, int(count)) for name, count in counts.items())
 
-    def bind(self, regions: dict[str, str | None], dtype) -> "Sampler":
+    def bind(self, regions: dict[str, Where | None], dtype) -> "Sampler":
         time = self.domain.time
         time = "initial" in regions.values() if time is None else time
         unknown = [name for name, _ in self.counts if name not in regions]
@@ -183,7 +183,7 @@ class Redrawn(Sampler):
             raise ValueError(f"Redrawn: every is {every}, but it counts steps and must be at least 1.")
         self.sampler, self.every = sampler, int(every)
 
-    def bind(self, regions: dict[str, str | None], dtype) -> "Sampler":
+    def bind(self, regions: dict[str, Where | None], dtype) -> "Sampler":
         return Redrawn(self.sampler.bind(regions, dtype), every=self.every)
 
     def draw(self, key: RandomKey) -> Batch:
@@ -243,7 +243,7 @@ class RAD(Sampler):
             terms,
         )
 
-    def bind(self, regions: dict[str, str | None], dtype) -> "Sampler":
+    def bind(self, regions: dict[str, Where | None], dtype) -> "Sampler":
         terms = self.terms or tuple(name for name, region in regions.items() if region == "interior")
         return RAD(
             self.sampler.bind(regions, dtype),
