@@ -113,9 +113,48 @@ def test_elementwise_against_faa_di_bruno_by_nesting(function):
         np.testing.assert_allclose(found, exact, rtol=1e-9)
 
 
-def test_elementwise_refuses_order_five():
-    with pytest.raises(ValueError, match="order 5"):
-        elementwise(jnp.tanh, jnp.ones(1), ((jnp.ones(1),) * 5,))
+@pytest.mark.parametrize("activation", [jnp.tanh, jnp.sin, jax.nn.softplus, jax.nn.relu, jax.nn.gelu, jax.nn.silu])
+def test_every_activation_against_dense_derivatives(activation):
+    """Value, gradient, Hessian diagonal, Laplacian and third derivative along a line, relu with its zeros included."""
+    u, v = net(2, activation), jnp.array([0.6, -1.1])
+    found = jax.jit(lambda z: (*rv.value_and_gradient(u, z), rv.hessian_diagonal(u, z), rv.directional(u, z, v, v, v)))(
+        POINT
+    )
+
+    @jax.jit
+    def dense(z):
+        hessian = jax.jacfwd(jax.jacfwd(u))
+        third = jnp.einsum("ijk,i,j,k", jax.jacfwd(hessian)(z), v, v, v)
+        return u(z), jax.jacrev(u)(z), jnp.diag(hessian(z)), third
+
+    for one, other in zip(found, dense(POINT), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-12)
+
+
+def test_directions_in_turn():
+    u, v, w = MODELS["function"](), jnp.array([0.6, -1.1]), jnp.array([-0.2, 0.9])
+    hessian = jax.hessian(u)(POINT)
+    np.testing.assert_allclose(rv.directional(u, POINT, v, w), v @ hessian @ w, rtol=1e-12)
+    np.testing.assert_allclose(rv.directional(u, POINT, v), v @ jax.grad(u)(POINT), rtol=1e-12)
+    np.testing.assert_allclose(rv.directional(u, POINT), u(POINT))
+
+
+@pytest.mark.parametrize("dimension", [3, 9])
+def test_gradients_of_many_outputs(dimension):
+    u, z = cases.network(2, inputs=dimension, width=4), jnp.linspace(-0.4, 0.9, dimension)
+    value, slopes = jax.jit(lambda z: rv.value_and_gradient(u, z))(z)
+    np.testing.assert_allclose(value, u(z))
+    np.testing.assert_allclose(slopes, jax.jacrev(u)(z), rtol=1e-10)
+
+
+@pytest.mark.parametrize("name", ["tanh", "sin"])
+def test_orders_five_and_six(name):
+    """Faà di Bruno's formula beyond what is written out for single activations, against nested forward mode."""
+    u, v = {"tanh": net(2), "sin": net(2, jnp.sin)}[name], jnp.array([0.5, -0.3])
+    plain = lambda z: u(z)
+    found = jax.jit(lambda: rv.taylor(u, POINT, ((v, *(jnp.zeros(2),) * 5),))[1][0])()
+    exact = jax.jit(lambda: rv.taylor(plain, POINT, ((v, *(jnp.zeros(2),) * 5),))[1][0])()
+    np.testing.assert_allclose(found, exact, rtol=1e-9)
 
 
 def test_partials_refuse_a_coordinate_that_does_not_exist():

@@ -1,10 +1,12 @@
 """Boxes, their faces, and the maps from the unit cube."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
+import cases
 import ravine as rv
 
 ends = st.tuples(st.floats(-1e6, 1e6, allow_subnormal=False), st.floats(1e-3, 1e6)).map(
@@ -105,3 +107,103 @@ def test_float32_points_stay_float32_and_hit_the_ends():
     x = region.place(jnp.array([[0.0], [1.0]], jnp.float32))
     assert x.dtype == jnp.float32
     np.testing.assert_array_equal(x[:, 0], np.array([0.1, 0.7], np.float32))
+
+
+# --------------------------------------------------------------------------------------------------------- other shapes
+
+
+def off(z):
+    return z[0] + z[1] > 0.5
+
+
+SHAPES = [
+    rv.Ball((1.0,), 2.0),
+    rv.Ball((0.5, -1.0), 2.0),
+    rv.Ball((0.5, -1.0, 0.2), 2.0),
+    rv.Ball((0.0,) * 5, 1.0),
+    rv.Simplex([(0.0, 0.0), (2.0, 0.5), (0.5, 1.0)]),
+    rv.Simplex([(0.0, 0.0, 0.0), (2.0, 0.5, 0.0), (0.5, 1.0, 0.0), (0.1, 0.2, 1.5)]),
+    rv.Masked(rv.Box((-1.0, 0.0), (1.0, 2.0)), off),
+    rv.Difference(rv.Ball((0.0, 0.0), 2.0), rv.Box((-0.5, -0.5), (0.5, 0.7))),
+    rv.Union(rv.Ball((0.0, 0.0), 1.0), rv.Box((0.0, -0.5), (2.0, 0.5))),
+    rv.InTime(rv.Difference(rv.Ball((0.0, 0.0), 2.0), rv.Ball((0.5, 0.0), 1.0)), 1.0, 3.0),
+]
+named = pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: f"{type(shape).__name__}{shape.dimension}")
+
+
+def drawn(shape, where, count=4000, sampler=rv.Uniform):
+    bound = sampler(shape, f=count).bind({"f": where}, np.dtype(float))
+    return np.asarray(bound.init(jax.random.key(3)).batch["f"])
+
+
+@named
+def test_interior_points_are_uniform(shape):
+    """First and second moments agree with those of points of the bounding box that lie inside (Monte Carlo, 5 σ)."""
+    x = drawn(shape, "interior")
+    assert x.shape == (4000, shape.dimension)
+    assert np.asarray(shape.contains(jnp.asarray(x))).all()
+    low, high = shape.bounds
+    tried = np.random.default_rng(0).uniform(low, high, size=(40_000, len(low)))
+    kept = np.asarray(shape.contains(jnp.asarray(tried)))
+    assert shape.volume == pytest.approx(kept.mean() * np.prod(high - low), rel=0.08)
+    for power in (1, 2):
+        a, b = x**power, tried[kept] ** power
+        error = np.sqrt(a.var(axis=0) / len(a) + b.var(axis=0) / len(b))
+        assert (np.abs(a.mean(axis=0) - b.mean(axis=0)) < 5 * error).all()
+
+
+@named
+def test_boundary_points_lie_on_the_boundary(shape):
+    if isinstance(shape, rv.Masked):
+        return
+    x = drawn(shape, "boundary", 101)
+    assert x.shape == (101, shape.dimension)
+    space = shape.space if isinstance(shape, rv.InTime) else shape
+    around = np.random.default_rng(1).normal(size=(200, 1, space.dimension))
+    near = x[None, :, : space.dimension] + 1e-3 * around / np.linalg.norm(around, axis=2, keepdims=True)
+    inside = np.asarray(space.contains(jnp.asarray(near.reshape(-1, space.dimension)))).reshape(200, -1)
+    assert inside.any(axis=0).all()
+    assert (~inside).any(axis=0).all()
+
+
+def test_moments_by_quadrature():
+    """⟨|x|²⟩ is R² d/(d + 2) in a ball; on a triangle ⟨x⟩ is the centroid; time is integrated along."""
+    for d in (1, 2, 3):
+        rule = (
+            rv.Gauss(rv.Ball((0.0,) * d, 2.0), f=10**d).bind({"f": "interior"}, np.dtype(float)).init(cases.KEY).batch
+        )
+        square = rule["f"].weights @ jnp.sum(rule["f"].points ** 2, axis=1)
+        assert float(square) == pytest.approx(4 * d / (d + 2), rel=1e-12)
+    space = rv.Simplex([(0.0, 0.0), (2.0, 0.5), (0.5, 1.0)])
+    rule = (
+        rv.Gauss(rv.InTime(space, 1.0, 2.0), f=4**3).bind({"f": "interior"}, np.dtype(float)).init(cases.KEY).batch["f"]
+    )
+    np.testing.assert_allclose(rule.weights @ rule.points, [2.5 / 3, 0.5, 1.5], rtol=1e-12)
+    np.testing.assert_allclose(rule.weights @ rule.points[:, 2] ** 2, 7 / 3, rtol=1e-12)
+
+
+def test_time_beside_any_shape():
+    shape = SHAPES[-1]
+    assert (drawn(shape, "initial", 50)[:, 2] == 1.0).all()
+    time = drawn(shape, "boundary", 400)[:, 2]
+    assert 1 <= time.min() < 1.05 < 2.95 < time.max() <= 3
+
+
+def test_masks_keep_low_discrepancy_points():
+    """As many as asked for, no two alike."""
+    x = drawn(SHAPES[6], "interior", 257, rv.Sobol)
+    assert len(np.unique(x, axis=0)) == 257
+
+
+@pytest.mark.parametrize("make,told", [
+    (lambda: rv.Ball((0.0,), -1.0), "radius above zero"),
+    (lambda: rv.Simplex([(0.0, 0.0), (1.0, 1.0), (2.0, 2.0)]), "span no volume"),
+    (lambda: rv.Simplex([(0.0, 0.0), (1.0, 1.0)]), "needs d . 1 finite vertices"),
+    (lambda: rv.InTime(rv.Ball((0.0,), 1.0), 1.0, 1.0), "finite start < end"),
+    (lambda: rv.Union(rv.Ball((0.0,), 1.0), rv.Ball((0.0, 0.0), 1.0)), "1 and 2 coordinates"),
+    (lambda: rv.Masked(rv.Ball((0.0, 0.0), 0.1), off).region("interior"), "next to nothing is left"),
+    (lambda: rv.Ball((0.0,) * 4, 1.0).region("interior").weighed(jnp.zeros((2, 5))), "no quadrature rule in 4"),
+])  # fmt: skip
+def test_shapes_that_make_no_sense(make, told):
+    with pytest.raises(ValueError, match=told):
+        make()

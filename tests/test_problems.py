@@ -20,6 +20,11 @@ EXACT = {
     "poisson5d": ({}, lambda z: jnp.sum(jnp.cos(jnp.pi * z))),
     "poisson10d": ({}, lambda z: z[0] * z[1] + z[2] * z[3] + z[4] * z[5] + z[6] * z[7] + z[8] * z[9]),
     "poisson100d": ({}, lambda z: 3 * jnp.mean(z**2)),
+    "heat1d": ({}, lambda z: jnp.exp(-(jnp.pi**2) * z[1] / 4) * jnp.sin(jnp.pi * z[0])),
+    "heat4d": ({}, lambda z: jnp.exp(-(jnp.pi**2) * z[4]) * jnp.sum(jnp.sin(2 * jnp.pi * z[:4]))),
+    "helmholtz_soft": ({}, lambda z: jnp.sin(jnp.pi * z[0]) * jnp.sin(4 * jnp.pi * z[1])),
+    "peak": ({"points": 2000}, lambda z: jnp.exp(-1000 * jnp.sum((z - 0.5) ** 2))),
+    "multiscale1d": ({}, lambda z: jnp.sin(z[0]) + jnp.sin(15 * z[0])),
     "convection": ({}, lambda z: jnp.sin(z[0] - 40.0 * z[1])),
     "reaction": (
         {},
@@ -84,6 +89,13 @@ HARD = {
         (lambda s: [s, 0.0], lambda s: 0.0),
         (lambda s: [s, 1.0], lambda s: 0.0),
     ],
+    "ritz2d": [(lambda s: [0.0, s], lambda s: 0.0), (lambda s: [s, 1.0], lambda s: 0.0)],
+    "heat1d": [
+        (lambda s: [s, 0.0], lambda s: np.sin(np.pi * s)),
+        (lambda s: [1.0, s], lambda s: 0.0),
+    ],
+    "peak": [(lambda s: [-1.0, 2 * s - 1], lambda s: 0.0), (lambda s: [2 * s - 1, 1.0], lambda s: 0.0)],
+    "multiscale1d": [(lambda s: [0.0], lambda s: 0.0)],
     "burgers": [
         (lambda s: [2 * s - 1, 0.0], lambda s: -np.sin(np.pi * (2 * s - 1))),
         (lambda s: [-1.0, s], lambda s: 0.0),

@@ -8,6 +8,7 @@ from ravine._results import (
     Work as Work,
 )
 from ravine.calculus import (
+    directional as directional,
     divergence as divergence,
     gradient as gradient,
     hessian_diagonal as hessian_diagonal,
@@ -29,10 +30,16 @@ from ravine.constraints import (
     scaled as scaled,
 )
 from ravine.domains import (
+    Ball as Ball,
     Boundary as Boundary,
     Box as Box,
+    Difference as Difference,
     Faced as Faced,
+    InTime as InTime,
+    Masked as Masked,
     Region as Region,
+    Simplex as Simplex,
+    Union as Union,
     interval as interval,
 )
 from ravine.easy import (
@@ -40,16 +47,21 @@ from ravine.easy import (
     minimise as minimise,
 )
 from ravine.formulations import (
+    Sines as Sines,
     boundary as boundary,
     energy as energy,
     initial as initial,
     logistic as logistic,
+    neumann as neumann,
     operator as operator,
     operator_residual as operator_residual,
     penalty as penalty,
+    periodic as periodic,
     residual as residual,
+    robin as robin,
     softmax as softmax,
     supervised as supervised,
+    weak as weak,
 )
 from ravine.hardware import (
     keep_memory as keep_memory,
@@ -283,6 +295,7 @@ from ravine.problems.problem import (
     relative_l2 as relative_l2,
 )
 from ravine.quadrature import (
+    Chosen as Chosen,
     Gauss as Gauss,
     Sparse as Sparse,
 )

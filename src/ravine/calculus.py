@@ -5,7 +5,9 @@ business. `partials` is the workhorse. Below it lies `taylor`, which carries the
 function: layer by layer for models that know how, so that derivatives cost matrix products.
 """
 
+import functools
 import math
+import operator
 from collections.abc import Callable
 
 import jax
@@ -121,31 +123,34 @@ def _along(f: Callable, z: Array, curve: Curve) -> tuple[Array, ...]:
 
 
 def elementwise(function: Callable, z: Array, curves: tuple[Curve, ...]) -> tuple[Array, tuple[Curve, ...]]:
-    """`taylor` for a function that acts on each entry by itself, by Faà di Bruno's formula up to order 4."""
+    """`taylor` for a function that acts on each entry by itself, by Faà di Bruno's formula: the sum of σ⁽ᵏ⁾
+    times partial Bell polynomials B_{n,k}(z′, z″, …)."""
     highest = max((len(curve) for curve in curves), default=0)
-    if highest > 4:
-        raise ValueError(f"taylor: order {highest} along one coordinate; layer-wise passes go up to order 4.")
     value, *d = _derivatives(function, z, highest)
     out = []
     for curve in curves:
-        a = (z, *curve)  # a[k] is the k-th derivative of the argument
-        terms = []
-        if len(curve) >= 1:
-            terms.append(d[0] * a[1])
-        if len(curve) >= 2:
-            terms.append(d[0] * a[2] + d[1] * a[1] ** 2)
-        if len(curve) >= 3:
-            terms.append(d[0] * a[3] + 3 * d[1] * a[1] * a[2] + d[2] * a[1] ** 3)
-        if len(curve) >= 4:
-            terms.append(
-                d[0] * a[4] + d[1] * (3 * a[2] ** 2 + 4 * a[1] * a[3]) + 6 * d[2] * a[1] ** 2 * a[2] + d[3] * a[1] ** 4
-            )
-        out.append(tuple(terms))
+        bell = _bell(curve)
+        terms = [[slope * one for slope, one in zip(d, row, strict=False)] for row in bell]
+        out.append(tuple(functools.reduce(operator.add, row) for row in terms))
     return value, tuple(out)
+
+
+def _bell(curve: Curve) -> list[list[Array]]:
+    """The partial Bell polynomials B_{n,k}, 1 ≤ k ≤ n, of a curve's derivatives, by their recurrence in n."""
+    rows: list[list[Array]] = []
+    for n in range(1, len(curve) + 1):
+        row = [curve[n - 1]]
+        for k in range(2, n + 1):
+            parts = [(math.comb(n - 1, i - 1), curve[i - 1] * rows[n - i - 1][k - 2]) for i in range(1, n - k + 2)]
+            row.append(functools.reduce(operator.add, [part if c == 1 else c * part for c, part in parts]))
+        rows.append(row)
+    return rows
 
 
 def _derivatives(function: Callable, z: Array, order: int) -> list[Array]:
     """σ(z), σ′(z), … entry by entry: in closed form where one evaluation serves all, else by nested `jvp`."""
+    if order > 4:  # beyond what is written out below
+        function = functools.partial(function)
     if function is jnp.tanh:
         s = jnp.tanh(z)
         first = 1 - s * s
@@ -260,6 +265,32 @@ def value_and_gradient(u: Callable, z: Point) -> tuple[Float[Array, "*shape"], F
     along = lambda basis: taylor(u, z, ((basis,),))
     value, ((first,),) = jax.vmap(along, out_axes=(None, -1))(jnp.eye(dimension, dtype=z.dtype))
     return value, first
+
+
+def directional(u: Callable, z: Point, *directions: Float[Array, "d"]) -> Float[Array, "*shape"]:
+    """The derivative of u along each of `directions` in turn, of any order: D_v D_w u for `directional(u, z, v, w)`.
+
+    **Cost:** the same array given k times is one Taylor pass of order k; different directions take nested forward mode,
+    2ᵏ evaluations.
+
+    ```python
+    >>> import jax.numpy as jnp, ravine as rv
+    >>> v = jnp.array([1.0, 2.0])
+    >>> float(rv.directional(lambda z: z[0] ** 2 * z[1], jnp.array([3.0, 1.0]), v, v))
+    26.0
+
+    ```
+    """
+    if all(v is directions[0] for v in directions):
+        zeros = (jnp.zeros_like(z),) * (len(directions) - 1)
+        return taylor(u, z, ((directions[0], *zeros),))[1][0][-1] if directions else taylor(u, z, ())[0]
+    for v in directions:
+        u = functools.partial(_slope, u, v)
+    return u(z)
+
+
+def _slope(u: Callable, v: Array, z: Array) -> Array:
+    return jax.jvp(u, (z,), (v,))[1]
 
 
 def hessian_diagonal(u: Callable, z: Point) -> Float[Array, "d *shape"]:

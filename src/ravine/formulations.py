@@ -1,6 +1,6 @@
 """Functions that return a `Term`: what a formulation is, and all that it is."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import equinox as eqx
@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 
 from ravine._types import Array, Float, Model, PyTree, Scalar
-from ravine.calculus import value_and_gradient
-from ravine.terms import Term, squared
+from ravine.calculus import partials, taylor, value_and_gradient
+from ravine.domains import Boundary, Box, Faced
+from ravine.terms import Term, Weighted, squared
 
 
 class _Residual(eqx.Module):
@@ -53,12 +54,141 @@ def residual(name: str, equation: Callable[[Model, Any], PyTree], *, weight: flo
     return Term(name, _Residual(equation), squared, weight, "interior")
 
 
-def boundary(name: str, value: Any, *, weight: float = 1.0) -> Term:
+def boundary(name: str, value: Any, *, on: "Part" = None, weight: float = 1.0) -> Term:
     """The mean of ½‖u(z) − value‖² over the spatial boundary: a soft Dirichlet condition.
 
-    **Arguments:** `value`: a number, an array of the model's output shape, or a function of the point.
+    **Arguments:** `value`: a number, an array of the model's output shape, or a function of the point; `on`: a part of
+    the boundary, either faces of a box as pairs (axis, "low" or "high"), on which all points then lie, or a function
+    of the point that says where the condition holds, elsewhere counting as zero.
+
+    ```python
+    >>> import ravine as rv
+    >>> rv.boundary("inflow", 1.0, on=[(0, "low")]).region.faces
+    ((0, False),)
+
+    ```
     """
-    return Term(name, _Mismatch(name, value), squared, weight, "boundary")
+    return _on_boundary(name, _Mismatch(name, value), on, "points", weight)
+
+
+def neumann(name: str, flux: Any, *, on: "Part" = None, weight: float = 1.0) -> Term:
+    """The mean of ½‖∂u/∂n − flux‖² over the spatial boundary, n the outward unit normal.
+
+    **Arguments:** `flux`: a number, an array of the model's output shape, or a function of the point; `on`: as for
+    `boundary`. The batch entry is `Faced(point, normal)`, as every domain gives it.
+
+    **Raises:** `ValueError` for points without normals.
+
+    ```python
+    >>> import jax.numpy as jnp, ravine as rv
+    >>> term = rv.neumann("flux", 0.0)
+    >>> corner = rv.Faced(jnp.array([1.0, 2.0]), jnp.array([0.6, 0.8]))
+    >>> float(term.features(lambda z: z[0] * z[1], corner))
+    2.0
+
+    ```
+    """
+    return robin(name, flux, coefficient=0.0, on=on, weight=weight)
+
+
+def robin(name: str, value: Any, *, coefficient: Any, on: "Part" = None, weight: float = 1.0) -> Term:
+    """The mean of ½‖∂u/∂n + coefficient·u − value‖² over the spatial boundary, n the outward unit normal.
+
+    **Arguments:** `value`, `coefficient`: numbers, arrays, or functions of the point; `on`: as for `boundary`.
+
+    **Raises:** `ValueError` for points without normals. **Cost:** two evaluations of u.
+    """
+    return _on_boundary(name, _Flux(name, value, coefficient), on, "normals", weight)
+
+
+def periodic(name: str, axis: int, *, order: int = 1, weight: float = 1.0) -> Term:
+    """The mean of ½ Σ_k ‖∂ᵏu/∂zₐ(z) − ∂ᵏu/∂zₐ(z̄)‖², k ≤ `order`, between opposite points of a box along `axis`.
+
+    A soft condition; `ravine.models.Periodic` makes it hold by construction. The batch entry is a pair of arrays, the
+    points of one face and those opposite, as a `Box` gives it.
+
+    **Raises:** `ValueError` for points that are no pairs.
+
+    ```python
+    >>> import jax.numpy as jnp, ravine as rv
+    >>> ends = jnp.array([0.0]), jnp.array([2 * jnp.pi])
+    >>> bool(jnp.all(jnp.abs(rv.periodic("ends", 0).features(lambda z: jnp.sin(z[0]), ends)) < 1e-6))
+    True
+
+    ```
+    """
+    if axis < 0 or order < 0:
+        raise ValueError(f"periodic: axis and order must not be negative, got {axis=}, {order=}.")
+    region = Boundary(faces=((axis, False),), gives="pairs")
+    return Term(name, _Jump(name, axis, order), squared, weight, region)
+
+
+Part = Sequence[tuple[int, str]] | Callable[[Any], Any] | None
+
+
+def _on_boundary(name: str, features: Callable[[Model, Any], PyTree], on: Part, gives: Any, weight: float) -> Term:
+    if on is None or callable(on):
+        region = "boundary" if gives == "points" else Boundary(gives=gives)
+        return Term(name, features if on is None else _Where(on, features), squared, weight, region)
+    faces = tuple(on)
+    if not faces or any(len(face) != 2 or face[1] not in ("low", "high") for face in faces):
+        raise ValueError(
+            f"The term {name!r}: on={on!r} names no faces. Write pairs of an axis and an end, such as "
+            'on=[(0, "low"), (1, "high")], or a function of the point.'
+        )
+    faces = tuple((int(axis), end == "high") for axis, end in faces)
+    return Term(name, features, squared, weight, Boundary(faces=faces, gives=gives))
+
+
+class _Where(eqx.Module):
+    """Features where a condition on the point holds, and zero elsewhere."""
+
+    condition: Callable[[Any], Any]
+    features: Callable[[Model, Any], PyTree]
+
+    def __call__(self, model, point):
+        here = self.condition(point.point if isinstance(point, Faced) else point)
+        return jax.tree.map(lambda leaf: jnp.where(here, leaf, 0), self.features(model, point))
+
+
+def _at(value: Any, point: Any, like: Any) -> Any:
+    """A number, an array or a function of the point, in the precision of the model."""
+    return jnp.asarray(value(point) if callable(value) else value, like.dtype)
+
+
+class _Flux(eqx.Module):
+    """∂u/∂n + coefficient·u − value."""
+
+    name: str = eqx.field(static=True)
+    value: Any
+    coefficient: Any
+
+    def __call__(self, model, point):
+        if not isinstance(point, Faced):
+            raise ValueError(
+                f"The term {self.name!r} needs outward normals, but its points have none. Give them as "
+                "ravine.Faced(points, normals), or let a sampler of a domain draw them."
+            )
+        value, ((slope,),) = taylor(model, point.point, ((point.normal,),))
+        return slope + _at(self.coefficient, point.point, value) * value - _at(self.value, point.point, value)
+
+
+class _Jump(eqx.Module):
+    """The differences of derivatives between two points."""
+
+    name: str = eqx.field(static=True)
+    axis: int = eqx.field(static=True)
+    order: int = eqx.field(static=True)
+
+    def __call__(self, model, pair):
+        if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+            raise ValueError(
+                f"The term {self.name!r} compares opposite points, but its batch entry is no pair of arrays. Give "
+                "(points, points opposite), or let a sampler of a ravine.Box draw them."
+            )
+        indices = [(self.axis,) * order for order in range(self.order + 1)]
+        here, there = (jnp.stack(partials(model, point, *indices)) for point in pair)
+        return here - there
 
 
 def initial(name: str, value: Any, *, weight: float = 1.0) -> Term:
@@ -127,6 +257,90 @@ def energy(
     ```
     """
     return Term(name, features, _Density(name, density), weight, "interior")
+
+
+def weak(
+    name: str,
+    integrand: Callable[[PyTree, PyTree, Any], Scalar],
+    tests: Callable[[Any], Any],
+    *,
+    features: Callable[[Model, Any], PyTree] = value_and_gradient,
+    weight: float = 1.0,
+) -> Term:
+    """½ Σ_k (mean of integrand((u, ∇u), (v_k, ∇v_k), z))² over the interior: a PDE in weak (Petrov–Galerkin) form.
+
+    **Arguments:** `integrand(F, V, z)`: linear in V = (v_k, ∇v_k), F = `features(u, z)`, by default (u, ∇u);
+    `tests(z)`: the values of K test functions, `(K,)`, such as `ravine.Sines`. The batch entry is the
+    quadrature: `Weighted` points (`ravine.Gauss`, at least twice as fine as the highest test function), or bare ones
+    for Monte Carlo.
+
+    **Raises:** `ValueError` when the integrand is not one number.
+
+    **Cost:** one pass over all points at once, without blocks, on every device: K numbers a point.
+
+    Ehsan Kharazmi, Zhongqiang Zhang and George Karniadakis, *Variational physics-informed neural networks for solving
+    partial differential equations*, 2019.
+    """
+    return Term(name, _Tested(name, integrand, tests, features), squared, weight, "interior", whole=True)
+
+
+class _Tested(eqx.Module):
+    """The K weak residuals."""
+
+    name: str = eqx.field(static=True)
+    integrand: Callable[[PyTree, PyTree, Any], Scalar]
+    tests: Callable[[Any], Any]
+    features: Callable[[Model, Any], PyTree]
+
+    def __call__(self, model, batch):
+        points = batch.points if isinstance(batch, Weighted) else batch
+
+        def one(point):
+            found = self.features(model, point)
+            each = jax.vmap(lambda *test: self.integrand(found, test, point))(*value_and_gradient(self.tests, point))
+            if jnp.ndim(each) != 1:
+                raise ValueError(
+                    f"The weak form {self.name!r} must be one number for each test function, but its integrand has "
+                    f"shape {jnp.shape(each)[1:]}. Sum over components: jnp.vdot(slope, test_slope)."
+                )
+            return each
+
+        values = jax.vmap(one)(points)
+        return batch.weights.astype(values.dtype) @ values if isinstance(batch, Weighted) else jnp.mean(values, axis=0)
+
+
+class Sines(eqx.Module):
+    """The test functions ∏ᵢ √2 sin κᵢ(zᵢ − lowᵢ) / |κ|, κᵢ = kᵢπ/lengthᵢ, kᵢ = 1 … `orders`: zero on a box's boundary.
+
+    Orthonormal in the mean of ∇v·∇w, so that ½ Σ (weak residual)² is half the square of its norm dual to that.
+
+    ```python
+    >>> import jax.numpy as jnp, ravine as rv
+    >>> rv.Sines(rv.Box((0.0, 0.0), (1.0, 2.0)), 3)(jnp.array([0.5, 1.0])).shape
+    (9,)
+
+    ```
+    """
+
+    low: tuple[float, ...] = eqx.field(static=True)
+    high: tuple[float, ...] = eqx.field(static=True)
+    orders: int = eqx.field(static=True)
+
+    def __init__(self, box: Box, orders: int):
+        if orders < 1:
+            raise ValueError(f"Sines: orders is {orders}, but must be at least 1.")
+        self.low, self.high, self.orders = box.low, box.high, int(orders)
+
+    def __call__(self, z):
+        low = jnp.asarray(self.low, z.dtype)
+        length = jnp.asarray(self.high, z.dtype) - low
+        waves = jnp.arange(1, self.orders + 1, dtype=z.dtype)[None] * (jnp.pi / length)[:, None]
+        sines = jnp.sqrt(2.0).astype(z.dtype) * jnp.sin(waves * (z - low)[:, None])
+        product, square = jnp.ones(1, z.dtype), jnp.zeros(1, z.dtype)
+        for sine, wave in zip(sines, waves, strict=True):
+            product = (product[:, None] * sine[None]).reshape(-1)
+            square = (square[:, None] + wave[None] ** 2).reshape(-1)
+        return product / jnp.sqrt(square)
 
 
 class _Prediction(eqx.Module):

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from ravine._types import Array, Batch, Int, PyTree, RandomKey
+from ravine.domains import Where
 from ravine.samplers import Sampler, SamplerState, Score
 from ravine.terms import Minibatch, check_data
 
@@ -150,7 +151,7 @@ class WithData(Sampler):
         self.sampler = sampler
         self.data = {name: check_data(name, entry) for name, entry in data.items()}
 
-    def bind(self, regions: dict[str, str | None], dtype) -> "Sampler":
+    def bind(self, regions: dict[str, Where | None], dtype) -> "Sampler":
         rest = {name: region for name, region in regions.items() if name not in self.data}
         bound = object.__new__(type(self))
         for name, value in {"sampler": self.sampler.bind(rest, dtype), "data": self.data}.items():

@@ -143,7 +143,7 @@ class Objective(eqx.Module):
                 f"was not told how many to draw: Sobol(box, {term.name}=256), or (b) the names differ."
             )
         points, weights = batch[term.name], None
-        if isinstance(points, Weighted):
+        if isinstance(points, Weighted) and not term.whole:  # which weighs its points by itself
             points, weights = points.points, points.weights
         if not term.whole:
             sizes = {leaf.shape[0] if leaf.ndim else 0 for leaf in jax.tree.leaves(points)}

@@ -1,20 +1,22 @@
-"""Points with weights: quadrature rules on a domain, as samplers. The weights of a term add up to one."""
+"""Quadrature rules on a domain, as samplers, whose weights add up to one; and points of one's own."""
 
 import itertools
 import math
+from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from ravine._types import Batch, RandomKey
-from ravine.domains import Region
-from ravine.samplers import Uniform
+from ravine.domains import Faced, Region
+from ravine.samplers import Constant, Uniform
 from ravine.terms import Weighted
 
 
 class Gauss(Uniform):
-    """Gauss–Legendre quadrature, a tensor product: `Gauss(domain, energy=400)`. For smooth integrands in few dimensions.
+    """Gauss–Legendre quadrature, a tensor product: `Gauss(domain, energy=400)`. For few dimensions.
 
     n nodes a coordinate in `panels` equal intervals, the largest n with nᵈ ≤ the number of points asked for; on a
     boundary each face has a rule of its own. With n nodes a panel polynomials up to degree 2n − 1 are integrated
@@ -69,6 +71,34 @@ class Sparse(Uniform):
             name: _weighed(region, *_below(region.dimension, max(count // region.faces, 1)), self.dtype)
             for (name, count), (_, region) in zip(self.counts, self.regions, strict=True)
         }
+
+
+class Chosen(Constant):
+    """Points of one's own, checked against a domain: `Chosen(domain, pde=points, bc=others)`. Always the same.
+
+    A batch entry is an array `(m, d)`, `Faced(points, normals)`, a pair of arrays, or `Weighted` of one of these.
+
+    **Raises:** `ValueError` for a point outside the domain or one that is not finite, naming the term and the point.
+    """
+
+    def __init__(self, domain, **points: Any):
+        super().__init__(points)
+        for name, entry in points.items():
+            entry = entry.points if isinstance(entry, Weighted) else entry
+            for part in (entry.point,) if isinstance(entry, Faced) else jax.tree.leaves(entry):
+                part = jnp.asarray(part)
+                if part.ndim != 2 or part.shape[1] != domain.dimension:
+                    raise ValueError(
+                        f"Chosen: the points of {name!r} have shape {part.shape}, but should be "
+                        f"(points, {domain.dimension}), one column a coordinate."
+                    )
+                out = np.flatnonzero(~np.asarray(domain.contains(part)))
+                if out.size:
+                    raise ValueError(
+                        f"Chosen: {out.size} of the {part.shape[0]} points of {name!r} lie outside the domain; the "
+                        f"first is point number {out[0]}, {np.asarray(part)[out[0]].tolist()}. Likely causes: (a) the "
+                        "order of the coordinates (time is the last), (b) their units, (c) NaN in the data."
+                    )
 
 
 def gauss_legendre(count: int, panels: int = 1) -> tuple[np.ndarray, np.ndarray]:

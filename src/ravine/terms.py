@@ -10,6 +10,7 @@ import numpy as np
 from jax.core import Tracer
 
 from ravine._types import Array, Batch, Int, Model, PyTree, Rows, Scalar
+from ravine.domains import Boundary
 
 
 def squared(features: PyTree, point: PyTree = None) -> Scalar:
@@ -50,9 +51,10 @@ class Term(eqx.Module):
     - `features`: `(model, point) -> F`, an array or a pytree of arrays, at one point.
     - `loss`: `(F, point) -> φ`, a scalar, convex in F. Labels and forcing belong here unless it is `squared`.
     - `weight`: a positive number.
-    - `region`: where a sampler that knows a domain shall place the points: "interior", "boundary", "initial", or None
-      for points that come as data.
-    - `whole`: the features see the whole batch entry at once instead of one point; then there is no mean.
+    - `region`: where a sampler that knows a domain shall place the points: "interior", "boundary" (or a `Boundary`,
+      for faces, normals or pairs), "initial", or None for points that come as data.
+    - `whole`: the features see the whole batch entry at once, weights included, instead of one point; then there is no
+      mean.
 
     **Raises:** `ValueError` for a weight that is negative or not finite.
     """
@@ -61,7 +63,7 @@ class Term(eqx.Module):
     features: Callable[[Model, Any], PyTree]
     loss: Callable[[PyTree, Any], Scalar] = squared
     weight: Any = 1.0
-    region: str | None = eqx.field(static=True, default=None)
+    region: str | Boundary | None = eqx.field(static=True, default=None)
     whole: bool = eqx.field(static=True, default=False)
 
     def __check_init__(self):

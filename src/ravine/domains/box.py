@@ -44,6 +44,11 @@ class Box(eqx.Module):
         return len(self.low)
 
     @property
+    def bounds(self) -> tuple[np.ndarray, np.ndarray]:
+        """The corners."""
+        return np.asarray(self.low), np.asarray(self.high)
+
+    @property
     def volume(self) -> float:
         """The product of the side lengths."""
         return float(np.prod(np.subtract(self.high, self.low)))

@@ -66,6 +66,23 @@ def asked(where: Where) -> tuple[str, Boundary]:
     return ("boundary", where) if isinstance(where, Boundary) else (where, Boundary())
 
 
+def unknown(who: str, name: str) -> ValueError:
+    """What to say of a region that a domain does not have."""
+    return ValueError(
+        f"{who}: there is no region {name!r}; choose from interior, boundary. (For time: ravine.InTime(shape, 0, 1).)"
+    )
+
+
+def whole_boundary(who: str, part: Boundary) -> bool:
+    """Whether normals are wanted. **Raises:** `ValueError` where single faces or pairs are, which boxes alone have."""
+    if part.faces is not None or part.gives == "pairs":
+        raise ValueError(
+            f"{who}: a term asks for {'opposite' if part.gives == 'pairs' else 'single'} faces, which only a Box has. "
+            "Say by a function which part of the boundary is meant: on=lambda z: z[0] > 0."
+        )
+    return part.gives == "normals"
+
+
 def in_runs(pieces: list[Any], count: int) -> Any:
     """Of arrays `(m, …)` for each face, an equal run of consecutive rows from each.
 

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from ravine._types import Array, Batch, Float, Int, PyTree, RandomKey, Rows, Scalar
+from ravine.domains import Where
 from ravine.samplers.sampler import Sampler, SamplerState, Score
 from ravine.terms import Weighted
 
@@ -19,7 +20,7 @@ class _Adaptive(Sampler):
     every: eqx.AbstractVar[int]
     terms: eqx.AbstractVar[tuple[str, ...] | None]
 
-    def bind(self, regions: dict[str, str | None], dtype) -> "Sampler":
+    def bind(self, regions: dict[str, Where | None], dtype) -> "Sampler":
         terms = self.terms or tuple(name for name, region in regions.items() if region == "interior")
         bound = object.__new__(type(self))
         for name, value in {**vars(self), "sampler": self.sampler.bind(regions, dtype), "terms": terms}.items():

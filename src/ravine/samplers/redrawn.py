@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from ravine._types import Array, Batch, PyTree, RandomKey, Scalar
+from ravine.domains import Where
 from ravine.samplers.sampler import Sampler, SamplerState, Score
 
 
@@ -35,7 +36,7 @@ class Redrawn(Sampler):
             raise ValueError(f"Redrawn: departs is {departs}, but it is a ratio of losses, finite and at least 1.")
         self.sampler, self.every, self.departs = sampler, int(every), departs
 
-    def bind(self, regions: dict[str, str | None], dtype) -> "Sampler":
+    def bind(self, regions: dict[str, Where | None], dtype) -> "Sampler":
         departs = None if self.departs is None else jnp.asarray(self.departs, dtype)
         return eqx.tree_at(
             lambda s: (s.sampler, s.departs),
@@ -91,7 +92,7 @@ class Marching(Sampler):
             raise ValueError("Marching: needs points of a box, such as Sobol(box, pde=1000).")
         self.start = float(low[-1])
 
-    def bind(self, regions: dict[str, str | None], dtype) -> "Sampler":
+    def bind(self, regions: dict[str, Where | None], dtype) -> "Sampler":
         made = Marching(self.sampler.bind(regions, dtype), windows=self.windows, every=self.every)
         domain: Any = getattr(self.sampler, "domain", None)
         if "initial" not in regions.values() and not domain.time:

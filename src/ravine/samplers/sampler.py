@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ravine._types import Array, Batch, Count, Float, RandomKey, Rows
-from ravine.domains import Region
+from ravine.domains import Region, Where
 from ravine.terms import Minibatch
 
 Score = Callable[[str, Any], Rows]  # (term name, points) -> φ at each point
@@ -30,7 +30,7 @@ class Sampler(eqx.Module):
         """A new batch."""
         raise NotImplementedError
 
-    def bind(self, regions: dict[str, str | None], dtype) -> "Sampler":
+    def bind(self, regions: dict[str, Where | None], dtype) -> "Sampler":
         """The sampler that knows which region each term lives in. Called by `Problem`."""
         del regions, dtype
         return self
@@ -73,7 +73,7 @@ class Points(Sampler):
                 )
         self.counts = tuple((name, int(count)) for name, count in counts.items())
 
-    def bind(self, regions: dict[str, str | None], dtype) -> "Sampler":
+    def bind(self, regions: dict[str, Where | None], dtype) -> "Sampler":
         time = self.domain.time
         time = "initial" in regions.values() if time is None else time
         unknown = [name for name, _ in self.counts if name not in regions]
