@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import equinox as eqx
 import jax
@@ -162,10 +162,11 @@ def posterior(
         raise ValueError(f"posterior: prior is {prior}, but is a standard deviation: positive, or infinite.")
     # On one device: what is dense is not shared out.
     objective = objective.over(None)
-    theta, batch = jax.device_put((theta, batch), jax.local_devices()[0])
-    residual, singular, basis, measured, mean = _decomposed(objective, theta, batch, tuple(names))
+    placed: Any = jax.device_put((theta, batch), jax.local_devices()[0])
+    at, batch = placed
+    residual, singular, basis, measured, mean = _decomposed(objective, at, batch, tuple(names))
     count = measured.shape[0]
-    limit = singular.max(initial=0) * np.finfo(theta.dtype).eps * max(objective.size(batch), theta.shape[0])
+    limit = singular.max(initial=0) * np.finfo(at.dtype).eps * max(objective.size(batch), at.shape[0])
     kept = singular > limit
     singular, basis, measured = singular[kept], basis[:, kept], measured[:, kept]
 
@@ -186,10 +187,10 @@ def posterior(
         root = np.diag(np.sqrt(s * inner(s)))
     else:
         # R of J_d V in place of J_d V: as good a root, and smaller.
-        root = math.sqrt(s) * inner(s)[:, None] * np.linalg.qr(measured, mode="r").T
-    as_array = lambda x: jnp.asarray(x, theta.dtype)
+        root = math.sqrt(s) * inner(s)[:, None] * np.asarray(np.linalg.qr(measured, mode="r")).T
+    as_array = lambda x: jnp.asarray(x, at.dtype)
     return Posterior(
-        objective, theta, as_array(basis), as_array(root), as_array(prior), as_array(noise), as_array(freedom)
+        objective, at, as_array(basis), as_array(root), as_array(prior), as_array(noise), as_array(freedom)
     )
 
 
