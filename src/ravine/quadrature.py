@@ -175,7 +175,6 @@ def _tensor(nodes: list[np.ndarray], weights: list[np.ndarray]) -> tuple[np.ndar
 
 def _weighed(region: Region, nodes: np.ndarray, weights: np.ndarray, dtype) -> Weighted:
     """The rule on each face of a region."""
-    unit, weights = jnp.asarray(nodes, dtype), jnp.asarray(weights, dtype)
-    points, density = region.weighed(jnp.tile(unit, (region.faces, 1)))
-    scaled = jnp.tile(weights, region.faces) * density
+    points, density = region.weighed(jnp.tile(jnp.asarray(nodes, dtype), (region.faces, 1)))
+    scaled = jnp.tile(jnp.asarray(weights, dtype), region.faces) * density
     return Weighted(points, scaled / jnp.sum(scaled))

@@ -48,7 +48,7 @@ def heat4d(
         ),
         sampler=sampled(Sobol(box, pde=points, ic=some, bc=some), sampling, every=300),
         model=lambda key: Compose(Scale(box.low, box.high), network(key)),
-        reference=PointReference(test, solution(test.T)),
+        reference=PointReference(test, np.asarray(solution(test.T))),
         name="heat4d",
         options={"points": points, "width": width, "depth": depth, "sampling": sampling, "weight": weight},
     )
