@@ -132,3 +132,21 @@ def test_save(bare, tmp_path, ending):
 
 def test_no_global_state():
     assert "pyplot" not in inspect.getsource(plots).split('"""', 2)[2]
+
+
+def test_panels_of_an_inverse_problem():
+    """Coefficients stand at their relative deviations, a field at its values along the middle of its grid."""
+    run = trained("inverse_burgers", points=8, samples=30, width=3, depth=1)
+    panel = panels(plots.solution(run))["Coefficients, relative to the truth"]
+    (places,) = (line for line in panel.get_lines() if len(line.get_xdata()) == 2 and line.get_marker() == "o")
+    model, exact = run.model, run.problem.reference.exact
+    expected = [float(model.coefficients[name] / exact[name]) - 1 for name in ("speed", "viscosity")]
+    np.testing.assert_allclose(places.get_ydata(), expected, rtol=1e-12)
+
+    run = trained("inverse_field", points=8, samples=30, width=3, depth=1)
+    panel = panels(plots.solution(run))["a(x, y = 0.5)"]
+    truth, found = (line.get_ydata() for line in panel.get_lines()[:2])
+    grid = run.problem.reference.exact["a"]
+    np.testing.assert_allclose(truth, grid.values[:, 25])
+    here = jnp.array([grid.axes[0][7], 0.5])
+    assert found[7] == pytest.approx(float(run.model.coefficients["a"](here)), rel=1e-12)

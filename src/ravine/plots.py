@@ -21,7 +21,8 @@ from matplotlib.figure import Figure, FigureBase
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from ravine.objective import Weighted
-from ravine.problems.problem import GridReference, OperatorReference
+from ravine.posterior import Coefficient, coefficients, posterior
+from ravine.problems.problem import CoefficientReference, GridReference, OperatorReference
 from ravine.run import Run
 
 INK, GREY = "#1c2733", "#8a949e"
@@ -49,15 +50,19 @@ STYLE: Any = {
 def solution(run: Run) -> Figure:
     """The sheet of a run: solution, pointwise error and points where coordinates are one or two, convergence always.
 
-    Of an operator, functions that were not trained on.
+    Of an operator, functions that were not trained on. Of an inverse problem, the coefficients with two standard
+    deviations, a field along a line, beside the truth.
 
-    **Cost:** one evaluation of the model on the reference grid, and drawing (about a second).
+    **Cost:** one evaluation of the model on the reference grid, and drawing (about a second); of an inverse problem
+    that of `ravine.posterior`.
     """
     import matplotlib
 
     with matplotlib.rc_context(STYLE):
         reference = run.problem.reference if run.problem is not None else None
-        grid = reference if isinstance(reference, GridReference) and len(reference.axes) in (1, 2) else None
+        inverse = reference if isinstance(reference, CoefficientReference) else None
+        grid = reference if inverse is None else inverse.solution
+        grid = grid if isinstance(grid, GridReference) and len(grid.axes) in (1, 2) else None
         if isinstance(reference, OperatorReference):
             figure = Figure(figsize=(13, 7.6), layout="constrained")
             FigureCanvasAgg(figure)
@@ -76,7 +81,11 @@ def solution(run: Run) -> Figure:
             above, below = figure.add_subfigure(rows[0]), figure.add_subfigure(rows[1])
             columns = above.add_gridspec(1, 6)
             found = _evaluate(run, grid)
-            if len(grid.axes) == 1:
+            if inverse is not None and len(grid.axes) == 2:
+                _field(above, above.add_subplot(columns[:2]), grid, found)
+                _field_error(above, above.add_subplot(columns[2:4]), grid, found)
+                _coefficients(above.add_subplot(columns[4:]), run, inverse)
+            elif len(grid.axes) == 1:
                 _curves(above.add_subplot(columns[:3]), grid, found)
                 _curve_error(above.add_subplot(columns[3:]), run, grid, found)
             else:
@@ -171,6 +180,40 @@ def _curves(axes: Axes, grid: GridReference, found: np.ndarray) -> None:
     axes.set_xlabel(grid.names[0])
     axes.set_title(f"Solution u({grid.names[0]})")
     axes.grid(True, color="#e6e9ec", lw=0.7)
+    axes.legend(loc="best")
+
+
+def _coefficients(axes: Axes, run: Run, reference: CoefficientReference) -> None:
+    """Numbers as deviations from the truth, the first field as a line through the middle of its grid."""
+    fields = {name: exact for name, exact in reference.exact.items() if isinstance(exact, GridReference)}
+    for name, grid in fields.items():
+        places = [np.array([axis[len(axis) // 2]]) for axis in grid.axes]
+        places[0] = grid.axes[0]
+        points = np.stack([place.ravel() for place in np.meshgrid(*places, indexing="ij")], axis=1)
+        known = posterior(run).confidence(Coefficient(name, jnp.asarray(points, run.theta.dtype)))
+        value, std = np.asarray(known.value), np.asarray(known.std)
+        exact = np.asarray(grid.values)[(slice(None), *(len(axis) // 2 for axis in grid.axes[1:]))]
+        axes.plot(grid.axes[0], exact, color=TEST, lw=5, alpha=0.75, label="truth")
+        axes.plot(grid.axes[0], value, color=EXACT, lw=1.4, label="found")
+        axes.fill_between(grid.axes[0], value - 2 * std, value + 2 * std, color=ERROR, alpha=0.3, lw=0, label="± 2 std")
+        axes.set_xlabel(grid.names[0])
+        fixed = ", ".join(
+            f"{n} = {axis[len(axis) // 2]:g}" for n, axis in zip(grid.names[1:], grid.axes[1:], strict=True)
+        )
+        axes.set_title(f"{name}({grid.names[0]}{', ' + fixed if fixed else ''})")
+        axes.legend(loc="best")
+        return
+    found = coefficients(run)
+    exact = np.array([float(reference.exact[name]) for name in found])
+    value, std = (np.array([float(getattr(one, part)) for one in found.values()]) for part in ("value", "std"))
+    place = np.arange(len(found))
+    bars = np.where(np.isfinite(std), 2 * std, 0) / np.abs(exact)
+    axes.axhline(0, color=TEST, lw=5, alpha=0.75, label="truth")
+    axes.errorbar(place, value / exact - 1, bars, fmt="o", color=EXACT, ecolor=ERROR, capsize=5, label="found, ± 2 std")
+    axes.set_xticks(place, list(found))
+    axes.set_xlim(-0.6, len(found) - 0.4)
+    axes.ticklabel_format(axis="y", scilimits=(-2, 2))
+    axes.set_title("Coefficients, relative to the truth")
     axes.legend(loc="best")
 
 

@@ -11,11 +11,11 @@ import numpy as np
 
 from ravine._types import Batch, RandomKey
 from ravine.domains import Faced, Region
-from ravine.samplers import Constant, Uniform
+from ravine.samplers import Constant, Points
 from ravine.terms import Weighted
 
 
-class Gauss(Uniform):
+class Gauss(Points):
     """Gauss–Legendre quadrature, a tensor product: `Gauss(domain, energy=400)`. For few dimensions.
 
     n nodes a coordinate in `panels` equal intervals, the largest n with nᵈ ≤ the number of points asked for; on a
@@ -49,7 +49,7 @@ class Gauss(Uniform):
         return _weighed(region, *_tensor([nodes] * region.dimension, [weights] * region.dimension), self.dtype)
 
 
-class Sparse(Uniform):
+class Sparse(Points):
     """Smolyak's sparse grid of nested Clenshaw–Curtis rules: `Sparse(domain, energy=1000)`. For smooth integrands in
     many dimensions.
 
