@@ -149,19 +149,17 @@ def _bell(curve: Curve) -> list[list[Array]]:
 
 def _derivatives(function: Callable, z: Array, order: int) -> list[Array]:
     """σ(z), σ′(z), … entry by entry: in closed form where one evaluation serves all, else by nested `jvp`."""
-    if order > 4:  # beyond what is written out below
-        function = functools.partial(function)
-    if function is jnp.tanh:
+    if function is jnp.tanh and order <= 4:
         s = jnp.tanh(z)
         first = 1 - s * s
         closed = [s, first, -2 * s * first, first * (6 * s * s - 2), 8 * s * first * (2 - 3 * s * s)]
         return closed[: order + 1]
     if function is jnp.sin:
         sin, cos = sincos(z)
-        return [sin, cos, -sin, -cos, sin][: order + 1]
+        return [(sin, cos, -sin, -cos)[k % 4] for k in range(order + 1)]
     if function is jnp.cos:
         sin, cos = sincos(z)
-        return [cos, -sin, -cos, sin, cos][: order + 1]
+        return [(cos, -sin, -cos, sin)[k % 4] for k in range(order + 1)]
     found = [function]
     for _ in range(order):
         found.append(lambda x, g=found[-1]: jax.jvp(g, (x,), (jnp.ones_like(x),))[1])

@@ -196,13 +196,11 @@ def weighed(objective: Objective, batch: Batch, weights: dict[str, Array]) -> tu
     objective = dataclasses.replace(objective, terms=tuple(terms))
     if not any(leaf.ndim for leaf in weights.values()):
         return objective, batch
-    # What the data hold beyond this batch has no weights.
-    return objective, dataclasses.replace(batch, points=entries, whole=None) if isinstance(
-        batch, Minibatch
-    ) else entries
+    return objective, _with_points(batch, entries)
 
 
 def _with_points(batch: Batch, entries: dict[str, Any]) -> Batch:
+    """The batch with other points; what the data hold beyond it has no weights."""
     return dataclasses.replace(batch, points=entries, whole=None) if isinstance(batch, Minibatch) else entries
 
 

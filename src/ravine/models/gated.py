@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from ravine._types import Array, Float, Inexact, RandomKey
 from ravine.calculus import Curve, elementwise, taylor
 from ravine.models.embeddings import Fourier
-from ravine.models.layers import Jet, add, affine, dense, entry, product, sizes, subtract
+from ravine.models.layers import Jet, add, affine, dense, drawn, entry, product, sizes, spread, subtract
 
 
 class ModifiedMLP(eqx.Module):
@@ -53,8 +53,7 @@ class ModifiedMLP(eqx.Module):
         self.activation, self.scalar = activation, outputs == "scalar"
         shape = (inputs, *(width,) * depth, count)
         u, v, *keys = jax.random.split(key, len(shape) + 1)
-        self.weights = tuple(dense(a, b, k) for a, b, k in zip(shape, shape[1:], keys, strict=False))
-        self.biases = (_spread(width, jax.random.fold_in(key, 1)), *(jnp.zeros(size) for size in shape[2:]))
+        self.weights, self.biases = drawn(shape, (*keys[: len(shape) - 1], jax.random.fold_in(key, 1)))
         self.encoders = _encoders(inputs, width, u, v)
 
     def __call__(self, x: Inexact[Array, "inputs"]) -> Float[Array, "*outputs"]:
@@ -159,13 +158,8 @@ class PirateNet(eqx.Module):
         return jet
 
 
-def _spread(width: int, key: RandomKey) -> Array:
-    """Biases that spread the units over the domain."""
-    return jax.random.uniform(key, (width,), minval=-1.0, maxval=1.0)
-
-
 def _encoders(inputs: int, width: int, *keys: RandomKey):
-    return tuple((dense(inputs, width, key), _spread(width, jax.random.fold_in(key, 1))) for key in keys)
+    return tuple((dense(inputs, width, key), spread(width, jax.random.fold_in(key, 1))) for key in keys)
 
 
 def _encoded(encoders, activation: Callable, jet: Jet) -> tuple[Jet, ...]:

@@ -3,8 +3,9 @@
 A *jet* is what `ravine.taylor` returns: f(z), and for each curve the derivatives of s ↦ f(z(s)).
 """
 
+import itertools
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -51,6 +52,18 @@ def entry(jet: Jet, scalar: bool) -> Jet:
 def dense(inputs: int, outputs: int, key: RandomKey) -> Array:
     """A weight with Glorot's variance 2/(inputs + outputs)."""
     return jnp.sqrt(2 / (inputs + outputs)) * jax.random.normal(key, (outputs, inputs))
+
+
+def spread(width: int, key: RandomKey) -> Array:
+    """Biases of a first layer that spread its units over the domain."""
+    return jax.random.uniform(key, (width,), minval=-1.0, maxval=1.0)
+
+
+def drawn(shape: tuple[int, ...], keys: Any) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
+    """Weights with Glorot's variance between layers of these sizes, by the first keys; and biases, which are zero but
+    for the first layer, where they spread the units over the domain, by the last key."""
+    weights = tuple(dense(a, b, key) for (a, b), key in zip(itertools.pairwise(shape), keys, strict=False))
+    return weights, (spread(shape[1], keys[-1]), *(jnp.zeros(size) for size in shape[2:]))
 
 
 def sizes(name: str, inputs: int, outputs: int | Literal["scalar"], **others: int) -> int:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from ravine._types import Array, Float, Inexact, RandomKey
 from ravine.calculus import Curve, elementwise
+from ravine.models.layers import affine, drawn, entry
 
 
 class MLP(eqx.Module):
@@ -56,26 +57,15 @@ class MLP(eqx.Module):
             )
         self.scalar = outputs == "scalar"
         self.activation = activation
-        sizes = (inputs, *hidden, 1 if outputs == "scalar" else int(outputs))
         keys = jax.random.split(key, len(hidden) + 2)
-        self.weights = tuple(
-            jnp.sqrt(2 / (a + b)) * jax.random.normal(k, (b, a))
-            for a, b, k in zip(sizes, sizes[1:], keys, strict=False)
-        )
-        spread = jax.random.uniform(keys[-1], hidden[:1], minval=-1.0, maxval=1.0)
-        self.biases = (spread, *(jnp.zeros(size) for size in sizes[2:]))
+        self.weights, self.biases = drawn((inputs, *hidden, 1 if outputs == "scalar" else int(outputs)), keys)
 
     def __call__(self, x: Inexact[Array, "inputs"]) -> Float[Array, "*outputs"]:
         return self.taylor(x, ())[0]
 
     def taylor(self, z: Inexact[Array, "inputs"], curves: tuple[Curve, ...]) -> tuple[Array, tuple[Curve, ...]]:
         """See `ravine.taylor`: derivatives pass through each layer as further columns of one matrix product."""
+        jet = z, curves
         for weight, bias in zip(self.weights[:-1], self.biases[:-1], strict=True):
-            # x Wᵀ rather than W x: under vmap the points then stay the leading axis, and nothing is transposed.
-            z, curves = z @ weight.T + bias, tuple(tuple(d @ weight.T for d in curve) for curve in curves)
-            z, curves = elementwise(self.activation, z, curves)
-        weight = self.weights[-1].T
-        z, curves = z @ weight + self.biases[-1], tuple(tuple(d @ weight for d in curve) for curve in curves)
-        if self.scalar:
-            z, curves = jax.tree.map(lambda leaf: leaf[..., 0], (z, curves))
-        return z, curves
+            jet = elementwise(self.activation, *affine(weight, bias, jet))
+        return entry(affine(self.weights[-1], self.biases[-1], jet), self.scalar)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from ravine._types import Array, Float, Inexact, RandomKey
 from ravine.calculus import Curve, elementwise
-from ravine.models.layers import add, affine, dense, entry, sizes
+from ravine.models.layers import add, affine, drawn, entry, sizes
 
 
 class ResNet(eqx.Module):
@@ -53,11 +53,7 @@ class ResNet(eqx.Module):
         count = sizes("ResNet", inputs, outputs, width=width, depth=depth)
         self.activation, self.scalar = activation, outputs == "scalar"
         shape = (inputs, *(width,) * depth, count)
-        keys = jax.random.split(key, len(shape))
-        self.weights = tuple(dense(a, b, k) for a, b, k in zip(shape, shape[1:], keys, strict=False))
-        # As in `MLP`: the first layer's units are spread over the domain.
-        spread = jax.random.uniform(keys[-1], (width,), minval=-1.0, maxval=1.0)
-        self.biases = (spread, *(jnp.zeros(size) for size in shape[2:]))
+        self.weights, self.biases = drawn(shape, jax.random.split(key, len(shape)))
         self.slopes = tuple(jnp.ones(()) for _ in range(depth))
 
     def __call__(self, x: Inexact[Array, "inputs"]) -> Float[Array, "*outputs"]:

@@ -76,19 +76,8 @@ def systematic(weights: Rows, count: int, start: Scalar) -> Int[Array, "k"]:
     return jnp.minimum(jnp.searchsorted(cumulative, shares * cumulative[-1]), weights.shape[0] - 1)
 
 
-class RAD(_Adaptive):
-    """Residual-based adaptive distribution: every `every` steps points are drawn with p ∝ φ^(power/2)/mean + floor.
-
-    From a pool of `pool` times as many points of `sampler`, for each term in `terms` (by default the interior ones).
-
-    Chenxi Wu et al., *A comprehensive study of non-adaptive and residual-based adaptive sampling for physics-informed
-    neural networks*, 2023, equation 2, with k = `power` and c = `floor`; φ = ½|r|². Deviation: instead of independent
-    draws, the pool is put in order along a space-filling (Morton) curve and resampled systematically (one draw in each
-    of m equal shares of the cumulative density), so that the points have neither gaps nor clumps at any density and
-    the noise of the draw is far below that of independent points.
-
-    **Cost** of a redraw: one evaluation on the pool.
-    """
+class _Drawn(_Adaptive):
+    """Every `every` steps the points are drawn anew from a pool, by their φ. Abstract: `chosen`."""
 
     sampler: Sampler
     every: int = eqx.field(static=True)
@@ -109,7 +98,8 @@ class RAD(_Adaptive):
     ):
         if every < 1 or pool < 2 or power < 0 or floor < 0:
             raise ValueError(
-                f"RAD: needs every ≥ 1, pool ≥ 2, power ≥ 0 and floor ≥ 0, got {every=}, {pool=}, {power=}, {floor=}."
+                f"{type(self).__name__}: needs every ≥ 1, pool ≥ 2, power ≥ 0 and floor ≥ 0, got {every=}, {pool=}, "
+                f"{power=}, {floor=}."
             )
         self.sampler, self.every, self.terms = sampler, int(every), terms
         self.power, self.floor, self.pool = float(power), float(floor), int(pool)
@@ -119,14 +109,36 @@ class RAD(_Adaptive):
         batch = self.draw(base)
         for number, name in enumerate(self.terms or ()):
             pool, size = self.candidates(pools, name, score)
-            count = jax.tree.leaves(batch[name])[0].shape[0]
             start = jax.random.uniform(jax.random.fold_in(choice, number), (), size.dtype)
-            places = systematic(density(size, self.power, self.floor), count, start)
-            batch = {**batch, name: jax.tree.map(lambda leaf, at=places: leaf[at], pool)}
+            count = jax.tree.leaves(batch[name])[0].shape[0]
+            batch = {**batch, name: self.chosen(pool, size, count, start)}
         return batch, later
 
+    def chosen(self, pool: PyTree, size: Rows, count: int, start: Scalar) -> PyTree:
+        """The batch entry of `count` points of the pool, drawn by their φ."""
+        raise NotImplementedError
 
-class Importance(_Adaptive):
+
+class RAD(_Drawn):
+    """Residual-based adaptive distribution: every `every` steps points are drawn with p ∝ φ^(power/2)/mean + floor.
+
+    From a pool of `pool` times as many points of `sampler`, for each term in `terms` (by default the interior ones).
+
+    Chenxi Wu et al., *A comprehensive study of non-adaptive and residual-based adaptive sampling for physics-informed
+    neural networks*, 2023, equation 2, with k = `power` and c = `floor`; φ = ½|r|². Deviation: instead of independent
+    draws, the pool is put in order along a space-filling (Morton) curve and resampled systematically (one draw in each
+    of m equal shares of the cumulative density), so that the points have neither gaps nor clumps at any density and
+    the noise of the draw is far below that of independent points.
+
+    **Cost** of a redraw: one evaluation on the pool.
+    """
+
+    def chosen(self, pool: PyTree, size: Rows, count: int, start: Scalar) -> PyTree:
+        places = systematic(density(size, self.power, self.floor), count, start)
+        return jax.tree.map(lambda leaf: leaf[places], pool)
+
+
+class Importance(_Drawn):
     """Importance sampling without bias: points drawn with q ∝ φ^(power/2)/mean + floor, each with the weight 1/(M N q).
 
     Every `every` steps M points of each of the terms are drawn from a pool of N, `pool` times as many points of
@@ -141,13 +153,6 @@ class Importance(_Adaptive):
     **Cost** of a redraw: one evaluation on the pool.
     """
 
-    sampler: Sampler
-    every: int = eqx.field(static=True)
-    power: float = eqx.field(static=True)
-    floor: float = eqx.field(static=True)
-    pool: int = eqx.field(static=True)
-    terms: tuple[str, ...] | None = eqx.field(static=True)
-
     def __init__(
         self,
         sampler: Sampler,
@@ -158,29 +163,15 @@ class Importance(_Adaptive):
         pool: int = 4,
         terms: tuple[str, ...] | None = None,
     ):
-        if every < 1 or pool < 2 or power < 0 or floor <= 0:
-            raise ValueError(
-                f"Importance: needs every ≥ 1, pool ≥ 2, power ≥ 0 and floor > 0, got {every=}, {pool=}, {power=}, "
-                f"{floor=}."
-            )
-        self.sampler, self.every, self.terms = sampler, int(every), terms
-        self.power, self.floor, self.pool = float(power), float(floor), int(pool)
+        if floor <= 0:
+            raise ValueError(f"Importance: needs floor > 0, which bounds the weights, got {floor=}.")
+        super().__init__(sampler, every=every, power=power, floor=floor, pool=pool, terms=terms)
 
     def begun(self, points: PyTree) -> Weighted:
         leaf = jax.tree.leaves(points)[0]
         return Weighted(points, jnp.full(leaf.shape[0], 1 / leaf.shape[0], leaf.dtype))
 
-    def renewed(self, state: SamplerState, score: Score) -> tuple[Batch, RandomKey]:
-        base, *pools, choice, later = jax.random.split(state.key, self.pool + 3)
-        batch = self.draw(base)
-        for number, name in enumerate(self.terms or ()):
-            pool, size = self.candidates(pools, name, score)
-            start = jax.random.uniform(jax.random.fold_in(choice, number), (), size.dtype)
-            batch = {**batch, name: self.chosen(pool, size, batch[name].weights.shape[0], start)}
-        return batch, later
-
     def chosen(self, pool: PyTree, size: Rows, count: int, start: Scalar) -> Weighted:
-        """`count` points of the pool, drawn by their φ, with their weights."""
         share = density(size, self.power, self.floor)
         share = share / jnp.sum(share)
         places = systematic(share, count, start)
