@@ -133,6 +133,18 @@ class RAD(_Drawn):
     **Cost** of a redraw: one evaluation on the pool.
     """
 
+    def __init__(
+        self,
+        sampler: Sampler,
+        *,
+        every: int = 100,
+        power: float = 1.0,
+        floor: float = 1.0,
+        pool: int = 4,
+        terms: tuple[str, ...] | None = None,
+    ):
+        super().__init__(sampler, every=every, power=power, floor=floor, pool=pool, terms=terms)
+
     def chosen(self, pool: PyTree, size: Rows, count: int, start: Scalar) -> PyTree:
         places = systematic(density(size, self.power, self.floor), count, start)
         return jax.tree.map(lambda leaf: leaf[places], pool)
