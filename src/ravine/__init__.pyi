@@ -29,6 +29,7 @@ from ravine.constraints import (
     random_features as random_features,
     scaled as scaled,
 )
+from ravine.diagnostics.finding import Finding as Finding
 from ravine.domains import (
     Ball as Ball,
     Boundary as Boundary,

@@ -1,0 +1,1 @@
+"""Why training stalls: spectra, dynamics, conflict, noise, errors, landscape, precision, and advice."""
