@@ -29,7 +29,26 @@ from ravine.constraints import (
     random_features as random_features,
     scaled as scaled,
 )
+from ravine.diagnostics.dynamics import (
+    Convergence as Convergence,
+    Drift as Drift,
+    convergence_rate as convergence_rate,
+    forecast_steps as forecast_steps,
+    kernel_drift as kernel_drift,
+    mode_errors as mode_errors,
+    predicted_decay as predicted_decay,
+    time_to_target as time_to_target,
+)
 from ravine.diagnostics.finding import Finding as Finding
+from ravine.diagnostics.spectra import (
+    Density as Density,
+    Spectrum as Spectrum,
+    curvature as curvature,
+    kernel_blocks as kernel_blocks,
+    mean_frequency as mean_frequency,
+    spectral_density as spectral_density,
+    tangent_kernel as tangent_kernel,
+)
 from ravine.domains import (
     Ball as Ball,
     Boundary as Boundary,
