@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from ravine._types import Array, Batch, Float, Matrix, Rows, Vector
+from ravine._types import Array, Batch, Float, Rows, Vector
 from ravine.diagnostics.spectra import Spectrum
 from ravine.objective import Objective
 
@@ -38,7 +38,7 @@ def predicted_decay(
 
 
 @eqx.filter_jit
-def _residuals(objective: Objective, thetas: Matrix, batch: Batch) -> Float[Array, "steps m"]:
+def _residuals(objective: Objective, thetas: Float[Array, "steps n"], batch: Batch) -> Float[Array, "steps m"]:
     return lax.map(lambda theta: objective.linearise(theta, batch).residual, thetas)
 
 
@@ -211,14 +211,15 @@ def _best(kind, y: np.ndarray, k: np.ndarray, grid: np.ndarray) -> Convergence:
         # The power bend^(k − shift) is 1 at the last value, so that it does not overflow.
         return _fit(kind, y, k, float(x), 1.0) if kind == "sublinear" else _fit(kind, y, k, float(k[-1]), float(x))
 
-    fits = [one(x) for x in grid]
-    for turn in range(4):
-        at = int(np.argmin([fit.misfit if fit.slope > 0 else np.inf for fit in fits]))
-        if turn == 3:
-            break
+    at = _lowest(fits := [one(x) for x in grid])
+    for _ in range(3):
         grid = np.linspace(grid[max(at - 1, 0)], grid[min(at + 1, grid.size - 1)], 41)
-        fits = [one(x) for x in grid]
+        at = _lowest(fits := [one(x) for x in grid])
     return fits[at]
+
+
+def _lowest(fits: list[Convergence]) -> int:
+    return int(np.argmin([fit.misfit if fit.slope > 0 else np.inf for fit in fits]))
 
 
 def time_to_target(
@@ -291,6 +292,6 @@ def forecast_steps(spectrum: Spectrum, residual: Rows | np.ndarray, target: floa
             return math.inf
     low = high / 2 if high > 1 else 0.0
     while high - low > 1:
-        middle = math.floor((low + high) / 2)
-        low, high = (low, float(middle)) if loss(middle) <= target else (float(middle), high)
+        middle = float(math.floor((low + high) / 2))
+        low, high = (low, middle) if loss(middle) <= target else (middle, high)
     return high

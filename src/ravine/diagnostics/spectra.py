@@ -17,7 +17,7 @@ from jax import lax
 from matfree.decomp import hessenberg
 from scipy.linalg import eigh_tridiagonal
 
-from ravine._types import Array, Batch, Float, Matrix, RandomKey, Square, Vector
+from ravine._types import Array, Batch, Float, Matrix, RandomKey, Vector
 from ravine.domains.box import Box
 from ravine.objective import STORED, Linearisation, Objective
 
@@ -149,7 +149,7 @@ def _rows(objective: Objective, theta: Vector, batch: Batch, term: str | None) -
 
 
 @eqx.filter_jit
-def _kernel(objective: Objective, theta: Vector, batch: Batch) -> Square:
+def _kernel(objective: Objective, theta: Vector, batch: Batch) -> Float[Array, "m m"]:
     return objective.linearise(theta, batch).kernel()
 
 
@@ -401,8 +401,12 @@ class Density:
         λ, with `width` as a share of max |λ|. Each integrates to 1.
         """
         at, top = np.asarray(at, np.float64), float(np.abs(self.nodes).max(initial=0)) or 1.0
-        place = (lambda x: np.log10(np.maximum(x, least * top))) if log else (lambda x: x / top)
-        away = (place(at)[..., None] - place(self.nodes)) / width
+        nodes = self.nodes / top
+        if log:
+            place, nodes = np.log10(np.maximum(at / top, np.finfo(float).tiny)), np.log10(np.maximum(nodes, least))
+        else:
+            place = at / top
+        away = (place[..., None] - nodes) / width
         bell = np.exp(-(away**2) / 2) / (width * np.sqrt(2 * np.pi))
         return np.sum(bell * self.weights, axis=-1) / (1.0 if log else top)
 
