@@ -25,6 +25,8 @@ from ravine.objective import STORED, Linearisation, Objective
 DENSE = 3_000
 # A Ritz value is an eigenvalue when its residual is below this share of the largest.
 CONVERGED = 1e-8
+# An eigenvector is taken out of a density when its residual is below this share of its gap: its angle is.
+SEPARATE = 1e-3
 
 Kind = Literal["gauss-newton", "hessian", "kernel"]
 # H with columns (n, n), or v ↦ P^(-1/2) v.
@@ -468,7 +470,7 @@ def spectral_density(
     values, vectors, left = _ritz(*small)
     # An eigenvector is as right as its residual over its gap is small.
     gaps = np.minimum(np.diff(values, prepend=-np.inf), np.diff(values, append=np.inf))
-    ends = left * np.abs(vectors[-1]) <= CONVERGED * np.minimum(gaps, np.abs(values).max())
+    ends = left * np.abs(vectors[-1]) <= SEPARATE * np.minimum(gaps, np.abs(values).max())
     known = jnp.asarray(basis)[: values.size].T @ jnp.asarray(vectors[:, ends], theta.dtype)
     nodes, weights = [values[ends]], [np.full(ends.sum(), 1 / order)]
     rest = order - int(ends.sum())
