@@ -376,7 +376,7 @@ def curvature(
     errors, top = left * np.abs(vectors[-1]), float(np.abs(values).max())
     kept = errors <= CONVERGED * top
     kept[[0, -1]] = True
-    whole = bool(values.size == order)
+    whole = bool(kept.size == order and kept.all())
     return Spectrum(values[kept][::-1], None, of, n, order * eps * top, whole, errors[kept][::-1])
 
 
