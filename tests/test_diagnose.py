@@ -142,3 +142,18 @@ def test_the_table_of_findings_is_up_to_date():
 
     page = pathlib.Path(__file__).parent.parent / "docs" / "diagnose.md"
     assert table() in page.read_text(), "write the table anew from ravine.diagnostics.checks.table()"
+
+
+def test_too_small_network():
+    problem = poisson1d(k=4, points=64, width=2, depth=1)
+    found = first(rv.train(problem, rv.Phase(rv.ssbroyden(), steps=400), key=KEY))
+    assert found.kind == "too-small-network"
+    assert found.numbers["parameters"] < found.numbers["rows"] / 2
+
+
+def test_rounding_floor():
+    run = rv.train(poisson1d(points=64, width=10), rv.Phase(rv.ssbroyden(), steps=150), key=KEY)
+    cast = lambda tree: jax.tree.map(lambda leaf: leaf.astype(jnp.float32), tree)
+    objective, batch = run.objective.narrowed(jnp.float32), cast(run.position.carry.sampler.batch)
+    found = rv.diagnose(objective, cast(run.theta), batch)
+    assert found.kinds[0] == "rounding-floor"

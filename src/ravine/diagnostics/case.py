@@ -314,7 +314,7 @@ class Case:
         if self.spectrum is None:
             return None
         values, shares = self.spectrum
-        return float(shares[values <= self.floor * values[0]].sum())
+        return min(float(shares[values <= self.floor * values[0]].sum()), 1.0)
 
     @property
     def floor(self) -> float:

@@ -56,7 +56,7 @@ def _alone(case: Case, rows: slice) -> float:
     values, vectors = np.linalg.eigh(jacobian @ jacobian.T)
     total = float(residual @ residual)
     kept = (vectors.T @ residual)[values <= case.floor * values[-1]]
-    return float(kept @ kept) / total if total > 0 else 0.0
+    return min(float(kept @ kept) / total, 1.0) if total > 0 else 0.0
 
 
 def inconsistent(case: Case) -> Finding | None:
@@ -117,7 +117,7 @@ def ill_conditioned(case: Case) -> Finding | None:
     values, shares = case.spectrum
     relative, steps = values / values[0], max(case.steps, 1000)
     slow = (relative < 1 / steps) & (relative > case.floor)
-    share, least = float(shares[slow].sum()), float(relative[relative > case.floor][-1])
+    share, least = min(float(shares[slow].sum()), 1.0), float(relative[relative > case.floor][-1])
     if share < 0.1:
         return None
     lowest = float(np.sum(shares * relative * slow)) / share  # the mean curvature of what is left there
