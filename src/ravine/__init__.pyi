@@ -29,6 +29,11 @@ from ravine.constraints import (
     random_features as random_features,
     scaled as scaled,
 )
+from ravine.diagnostics.advice import (
+    Diagnosis as Diagnosis,
+    diagnose as diagnose,
+    diagnose_run as diagnose_run,
+)
 from ravine.diagnostics.dynamics import (
     Convergence as Convergence,
     Drift as Drift,

@@ -384,6 +384,31 @@ def resume(
 
 
 @app.command
+def diagnose(
+    run: Path,
+    /,
+    *,
+    json: Annotated[bool, Parameter(negative=(), show_default=False)] = False,
+) -> int:
+    """Say why a run stalled, or why its answer is wrong: what was measured, the cause, and what to type.
+
+    Parameters
+    ----------
+    run
+        A run folder.
+    json
+        Print one line of JSON on stdout.
+    """
+    prepare()
+    found, _ = load(run)
+    from ravine.diagnostics.advice import diagnose_run
+
+    diagnosis = diagnose_run(found)
+    print(_json(diagnosis.describe() | {"run": str(run)}) if json else diagnosis)
+    return 0
+
+
+@app.command
 def doctor() -> int:
     """Examine this machine: versions, devices, precision, threads, memory, cache; and what to type to improve it."""
     table = make_table("", "", header=False)
@@ -904,6 +929,18 @@ def report(run: "Run", folder: Path, figure: Path | None, as_json: bool) -> None
 
 
 # ------------------------------------------------------------------------------------------------------- words printed
+
+
+def _json(value: Any) -> str:
+    """One line of JSON, without the NaN and infinity that JSON does not have."""
+    clean = lambda value: (
+        {name: clean(entry) for name, entry in value.items()}
+        if isinstance(value, dict)
+        else [clean(entry) for entry in value]
+        if isinstance(value, (list, tuple))
+        else finite(value)
+    )
+    return json.dumps(clean(value))
 
 
 def note(text: str) -> None:

@@ -1,0 +1,138 @@
+"""Checks of model and equations: what holds by construction, what can be reached at all, and how fast."""
+
+import math
+
+import numpy as np
+
+from ravine.diagnostics.case import Case
+from ravine.diagnostics.finding import Finding
+from ravine.problems.problem import GridReference
+
+PINNED = 1e-8  # ‖∂u/∂θ‖ relative to the largest below which no parameter moves the model
+FLAT = 0.1  # decades over the last half of the steps: less is no progress
+
+
+def broken_boundary(case: Case) -> Finding | None:
+    """Values that no parameter moves, and that are wrong."""
+    reference = None if case.problem is None else case.problem.reference
+    if not isinstance(reference, GridReference) or reference.values.size < 4 or not case.finite:
+        return None
+    shape = reference.values.shape
+    edge = np.zeros(shape, bool)
+    for axis in range(len(shape)):
+        edge[(slice(None),) * axis + ([0, -1],)] = True
+    points, exact = reference.points, np.ravel(reference.values)
+    on = np.flatnonzero(edge)[:: max(1, int(edge.sum()) // 128)]
+    inside = np.flatnonzero(~edge)[:: max(1, int((~edge).sum()) // 128)]
+    found, moved = case.response(np.concatenate([points[on], points[inside]]))
+    if found.shape[1] != 1:
+        return None
+    wrong = found[:, 0] - np.concatenate([exact[on], exact[inside]])
+    pinned = moved[: len(on)] <= PINNED * moved.max()
+    size = math.sqrt(np.mean(exact**2))
+    if not pinned.any() or size == 0:
+        return None
+    here = math.sqrt(np.mean(wrong[: len(on)][pinned] ** 2)) / size
+    everywhere = math.sqrt(np.mean(wrong[len(on) :] ** 2)) / size
+    share = min(1.0, here / everywhere) if everywhere > 0 else 1.0
+    if here < 1e-4 or share < 0.1:
+        return None
+    return Finding(
+        "broken-boundary",
+        share * case.unsolved,
+        "The hard constraint holds values at the boundary that are wrong.",
+        f"At {int(pinned.sum())} of {len(on)} boundary points no parameter moves the model; its relative error there "
+        f"is {here:.1e} (inside: {everywhere:.1e}).",
+        "The lift, not the training, sets the solution there; the residual then belongs to another problem.",
+        ("correct `offset` of models.Constrained: it must be the boundary values where `factor` is zero",),
+        {"boundary": here, "inside": everywhere},
+    )
+
+
+def _alone(case: Case, rows: slice) -> float:
+    """The share of a term's own loss that no small step removes."""
+    assert case.linear is not None
+    residual, jacobian = case.linear[0][rows], case.linear[1][rows]
+    values, vectors = np.linalg.eigh(jacobian @ jacobian.T)
+    total = float(residual @ residual)
+    kept = (vectors.T @ residual)[values <= case.floor * values[-1]]
+    return min(float(kept @ kept) / total, 1.0) if total > 0 else 0.0
+
+
+def inconsistent(case: Case) -> Finding | None:
+    """Terms that can each be met, but not together."""
+    if case.unreachable is None or len(case.names) < 2 or case.falling > FLAT:
+        return None
+    test = case.loss if case.independent is None else case.independent
+    norms = float(np.linalg.norm(case.by_term[1], axis=1).sum())
+    cancelled = 1 - float(np.linalg.norm(case.gradient)) / norms if norms > 0 else 0.0
+    alone = max(_alone(case, rows) for rows in case.term_rows.values())
+    if cancelled < 0.9 or test > 10 * case.loss:
+        return None
+    share = cancelled * (1 - alone)
+    return Finding(
+        "inconsistent-equations",
+        share * case.unsolved * (1 - case.blame("duplicate-points", "broken-boundary", "drowned-term")),
+        "The terms contradict each other.",
+        f"{cancelled:.1%} of their gradients cancel at a loss of {case.loss:.1e} ({test:.1e} on independent points); "
+        f"alone, each could shed {1 - alone:.0%} of its loss.",
+        "No solution meets all terms: a wrong sign, a wrong coefficient, or data of another problem.",
+        ("check signs and coefficients of each term, on a known solution", "leave out one term and train again"),
+        {"cancelled": cancelled, "alone": alone, "loss": case.loss},
+    )
+
+
+def too_small(case: Case) -> Finding | None:
+    """The residual lies off everything that the parameters can move."""
+    share = case.unreachable
+    if share is None or share < 0.5 or case.falling > FLAT:
+        return None
+    m, n = case.objective.size(case.part), case.objective.parameters
+    if n > m / 2:
+        return None
+    causes = (
+        "duplicate-points",
+        "broken-boundary",
+        "inconsistent-equations",
+        "drowned-term",
+        "noise",
+        "rounding-floor",
+    )
+    return Finding(
+        "too-small-network",
+        share * case.unsolved * (1 - case.blame(*causes)),
+        "The network is too small.",
+        f"{share:.0%} of the loss lies off the range of the Jacobian of {m:,} rows by {n:,} parameters, and the loss "
+        "no longer falls.",
+        "To first order no change of the parameters removes what is left, at the training points or elsewhere.",
+        ("--width N, twice as many", "--set depth=N, one more layer"),
+        {"share": share, "rows": m, "parameters": n},
+    )
+
+
+def ill_conditioned(case: Case) -> Finding | None:
+    """A first-order method before curvatures that differ by many orders."""
+    if not case.first_order or case.spectrum is None or case.spectrum[0][0] == 0:
+        return None
+    values, shares = case.spectrum
+    relative, steps = values / values[0], max(case.steps, 1000)
+    slow = (relative < 1 / steps) & (relative > case.floor)
+    share, least = min(float(shares[slow].sum()), 1.0), float(relative[relative > case.floor][-1])
+    if share < 0.1:
+        return None
+    lowest = float(np.sum(shares * relative * slow)) / share  # the mean curvature of what is left there
+    forecast = math.log(10) / 2 / lowest
+    causes = (
+        *("not-finite", "duplicate-points", "broken-boundary", "rate-too-high", "noise", "drowned-term"),
+        *("inconsistent-equations", "too-small-network", "rounding-floor"),
+    )
+    return Finding(
+        "ill-conditioned",
+        share * case.unsolved * (1 - case.blame(*causes)),
+        "The problem is too ill-conditioned for a first-order method.",
+        f"The Gramian's condition number is at least {1 / least:.0e}, and {share:.0%} of the remaining loss lies in "
+        f"modes with less than 1/{steps:,} of the largest curvature.",
+        f"A first-order method will need about {forecast:.0e} steps for another digit there.",
+        ("--phases ssbroyden:60s", "--method levenberg_marquardt"),
+        {"condition": 1 / least, "share": share, "steps": forecast},
+    )
