@@ -129,7 +129,7 @@ def test_presets_are_recognised(name):
 
 def test_auto_is_restored():
     described = json.loads(json.dumps(checkpoint.describe_plan(rv.auto(seconds=60.0))))
-    assert described == {"auto": {"seconds": 60.0}}
+    assert described == {"auto": {"seconds": 60.0, "raw": True}}
     assert checkpoint.restore_phases({"plan": described}) == rv.auto(seconds=60.0)
 
 

@@ -44,7 +44,9 @@ def test_every_preset_on_every_problem(method, problem):
 @pytest.mark.parametrize("method", cases.DESCENT)
 def test_methods_with_a_search_never_go_up(method, problem):
     loss = trained(method, problem).history["loss"]
-    assert (np.diff(loss) <= 1e-14 * np.abs(loss[:-1])).all()
+    # The recorded value and the search's own come from two programs: residuals of terms of size one are known to 1e-15
+    # or so, hence ½r² to 1e-15 |r|.
+    assert (np.diff(loss) <= 1e-14 * np.abs(loss[:-1]) + 1e-15 * np.sqrt(np.abs(loss[:-1]))).all()
 
 
 # -------------------------------------------------------------------------------------------------- one small step

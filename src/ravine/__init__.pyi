@@ -71,6 +71,7 @@ from ravine.easy import (
     least_squares as least_squares,
     minimise as minimise,
 )
+from ravine.focus import Focus as Focus
 from ravine.formulations import (
     Sines as Sines,
     boundary as boundary,
@@ -337,6 +338,7 @@ from ravine.samplers import (
     Halton as Halton,
     Hammersley as Hammersley,
     Importance as Importance,
+    Joint as Joint,
     LatinHypercube as LatinHypercube,
     Marching as Marching,
     Redrawn as Redrawn,

@@ -288,7 +288,7 @@ def load(path: str | os.PathLike, *, problem: Problem | None = None, phases: Pha
         )
     try:
         position = Position(carry=None, **manifest["position"])
-        stop, optimizer = Stop[manifest["stop"]], made.phases[position.phase].optimizer
+        stop, optimizer = Stop[manifest["stop"]], made.phases[position.phase].acting(objective)
     except (KeyError, IndexError, TypeError, ValueError) as error:
         raise RunFolderError(
             f"{folder / STATE} does not fit the plan ({type(error).__name__}: {error}), which has {len(made.phases)} "

@@ -583,7 +583,7 @@ def sizes(problem: "Problem", phases: Any) -> str:
         found.append((objective.parameters, objective.size(sampler.init(points_key).batch)))
         problem.weights.init(objective, theta, sampler.init(points_key).batch, key=points_key)
         for phase in phases.phases if isinstance(phases, Plan) else ():
-            phase.optimizer.init(objective, theta)
+            phase.acting(objective).init(objective, theta)
         return theta
 
     try:

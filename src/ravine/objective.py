@@ -44,6 +44,7 @@ class Objective(eqx.Module):
     bare: bool = eqx.field(static=True)
     mesh: Mesh | None = eqx.field(static=True, default=None)
     samples: int | None = eqx.field(static=True, default=None)  # in the data, where points are drawn from data
+    focuses: tuple[Any, ...] = eqx.field(static=True, default=())  # what is trained in turn (see `ravine.Focus`)
 
     def over(self, mesh: Mesh | None) -> "Objective":
         """The same objective with the points of every term shared out over the devices of a one-axis mesh.

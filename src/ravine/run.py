@@ -12,7 +12,9 @@ import numpy as np
 
 from ravine._results import Stop, Work
 from ravine._types import Batch, Count, Model, PyTree, RandomKey, Scalar, Vector
+from ravine.focus import Within
 from ravine.objective import Objective
+from ravine.optim.auto import Auto
 from ravine.optim.optimizer import Info, Optimizer, State
 from ravine.optim.phase import Phase, Plan
 from ravine.problems.problem import Problem
@@ -58,11 +60,13 @@ class History:
     @property
     def best(self) -> dict[str, Any]:
         """The row with the lowest loss on independent points (on the training points where there are no others); of
-        several that differ by rounding, the last."""
-        scores = [row.get("test_loss", row["loss"]) for row in self.rows]
+        several that differ by rounding, the last. Where parts are trained in turn (column `focus`), of the last one."""
+        last = self.rows[-1].get("focus")
+        rows = [row for row in self.rows if row.get("focus") == last]
+        scores = [row.get("test_loss", row["loss"]) for row in rows]
         low = min((score for score in scores if np.isfinite(score)), default=np.nan)
-        equal = [row for row, score in zip(self.rows, scores, strict=True) if score <= low + ROUNDING * abs(low)]
-        return equal[-1] if equal else self.rows[-1]
+        equal = [row for row, score in zip(rows, scores, strict=True) if score <= low + ROUNDING * abs(low)]
+        return equal[-1] if equal else rows[-1]
 
     def frame(self):
         """The history as a pandas data frame. Needs pandas."""
@@ -247,7 +251,7 @@ class Carry(eqx.Module):
 
 @eqx.filter_jit
 def first_carry(
-    objective: Objective, optimizer: Optimizer, theta: Vector, sampler: SamplerState, weights: PyTree = None
+    objective: Objective, optimizer: Optimizer | Within, theta: Vector, sampler: SamplerState, weights: PyTree = None
 ) -> Carry:
     """The carry at the beginning of a phase."""
     zero = jnp.zeros((), theta.dtype)
@@ -267,7 +271,7 @@ def first_carry(
 
 
 def template(
-    objective: Objective, optimizer: Optimizer, theta: Vector, sampler: SamplerState, weights: PyTree = None
+    objective: Objective, optimizer: Optimizer | Within, theta: Vector, sampler: SamplerState, weights: PyTree = None
 ) -> Carry:
     """The structure, shapes and dtypes of `first_carry(...)`: what a saved carry is read into. Computes nothing."""
     return eqx.filter_eval_shape(first_carry, objective, numbers(optimizer, theta.dtype), theta, sampler, weights)
@@ -301,6 +305,8 @@ def make_plan(
 
     **Raises:** `TypeError` for a list of something else than phases.
     """
+    if objective.focuses:
+        return _in_turn(phases, objective, theta, batch, seconds)
     if isinstance(phases, Phase):
         phases = (phases,)
     if callable(phases):
@@ -315,6 +321,26 @@ def make_plan(
                 f"train: expected phases, got {phase!r:.80}. Wrap an optimizer: ravine.Phase(optimizer, steps=500)."
             )
     return Plan(tuple(phases), seconds)
+
+
+def _in_turn(phases, objective: Objective, theta: Vector, batch: Batch, seconds: float | None) -> Plan:
+    """The phases once for each focus of the objective; the time is shared equally, and what one leaves the next get."""
+    made, count = [], len(objective.focuses)
+    total = seconds if seconds is not None else phases.seconds if isinstance(phases, (Plan, Auto)) else None
+    share = None if total is None else total / count
+    reason = ""
+    for number, focus in enumerate(objective.focuses):
+        view = focus.on(objective)
+        part = dataclasses.replace(view(objective, theta), focuses=())
+        given = dataclasses.replace(phases, seconds=share) if isinstance(phases, (Plan, Auto)) else phases
+        if isinstance(given, Auto) and focus.begin is not None:
+            given = dataclasses.replace(given, raw=False)
+        plan = make_plan(given, part, view.take(objective, theta), batch, share)
+        by = None if share is None or number + 1 == count else share * (number + 1)
+        for place, phase in enumerate(plan.phases):
+            made.append(dataclasses.replace(phase, focus=focus, begins=place == 0, by=by))
+        reason = plan.reason
+    return Plan(tuple(made), total, f"{count} parts in turn. {reason}".strip())
 
 
 def leaves(carry: PyTree) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from ravine._results import Stop, Work
 from ravine._types import Batch, Count, PyTree, RandomKey, Scalar, Vector
 from ravine.callbacks import Callback, Event, Kind
 from ravine.checkpoint import describe_key, describe_phases, describe_plan, describe_weights
+from ravine.focus import View, Within
 from ravine.objective import Objective
 from ravine.optim.optimizer import Optimizer, State
 from ravine.optim.path import choose
@@ -214,7 +215,7 @@ def _advance(
     objective: Objective,
     sampler: Sampler,
     weighting: Weighting,
-    optimizer: Optimizer,
+    optimizer: Optimizer | Within,
     tolerance: Tolerance | None,
     carry: Carry,
     until: Count,
@@ -272,17 +273,21 @@ def _measure(
     error,
     wanted: frozenset[str],
     weights: tuple,
+    view: View | None,
 ) -> tuple[dict[str, Any], Best]:
-    values = objective.values(theta, batch)
-    loss = sum(term.weight * value for term, value in zip(objective.terms, values.values(), strict=True))
+    # What is trained now, and by what.
+    trained = objective if view is None else view(objective, theta)
+    part = theta if view is None else view.take(objective, theta)
+    values = trained.values(part, batch)
+    loss = sum(term.weight * values[term.name] for term in trained.terms)
     found: dict[str, Any] = {"loss": loss, **{f"loss/{name}": value for name, value in values.items()}}
     test, other = tests  # what the loss is judged by, and another sample like `batch`
     if test is not None:
-        found["test_loss"] = objective(theta, test)
+        found["test_loss"] = trained(part, test)
     if error is not None:
         found["error"] = error(objective, theta)
     if SIGNAL in wanted:
-        a, b = (objective.value_and_grad(theta, points)[1] for points in (batch, other))
+        a, b = (trained.value_and_grad(part, points)[1] for points in (batch, other))
         found[SIGNAL] = jnp.dot(a, b) / jnp.maximum(jnp.sum((a - b) ** 2) / 2, jnp.finfo(theta.dtype).tiny)
     score = found.get("test_loss", loss)
     weighting, state = weights
@@ -343,7 +348,8 @@ class _Loop:
     def _phase_left(self) -> float:
         phase = self.plan.phases[self.phase]
         own = np.inf if phase.seconds is None else phase.seconds - self.phase_seconds
-        return min(own, np.inf if self.left is None else self.left)
+        turn = np.inf if phase.by is None else phase.by - self.seconds
+        return min(own, turn, np.inf if self.left is None else self.left)
 
     # ----------------------------------------------------------------------------------------------------- phases
 
@@ -359,7 +365,10 @@ class _Loop:
                 assert self.carry is not None
                 theta, sampler, weights = self.carry.theta, self.carry.sampler, self.carry.weights
                 spent = self.left is not None and self.left <= 0
-                if self.phase + 1 == len(self.plan.phases) or spent or stop in ENDS:
+                # A stationary point of one part is none of the next.
+                left = self.plan.phases[self.phase + 1 :]
+                ends = stop in ENDS and not (stop is Stop.STATIONARY and any(phase.begins for phase in left))
+                if not left or spent or ends:
                     break
                 number, fresh = number + 1, True
         except KeyboardInterrupt:
@@ -390,7 +399,8 @@ class _Loop:
                 "resume: the run was made with another key, so it cannot go on as if it had never stopped. Pass the "
                 "same key=jax.random.key(seed), or ravine.checkpoint.restore_key(run.config)."
             )
-        expected = template(self.objective, self.plan.phases[position.phase].optimizer, theta, sampler, weights)
+        acting = self.plan.phases[position.phase].acting(self.objective)
+        expected = template(self.objective, acting, theta, sampler, weights)
         different = differences(expected, position.carry)
         if different:
             raise ValueError(
@@ -414,15 +424,20 @@ class _Loop:
 
     def _phase(self, number: int, theta: Vector, sampler: SamplerState, weights: PyTree, *, fresh: bool) -> Stop:
         phase = self.plan.phases[number]
-        optimizer = numbers(phase.optimizer, theta.dtype)
+        optimizer = numbers(phase.acting(self.objective), theta.dtype)
         self._tell("phase", message=f"phase {number + 1} of {len(self.plan.phases)}: {phase.label}")
         if fresh:
+            anew = phase.focus is not None and phase.begins
+            if anew and phase.focus is not None:
+                theta = self.carry.best.theta if self.carry is not None else theta
+                theta = _everywhere(self.objective.mesh, phase.focus.started(self.objective, theta))
             # Number and carry change together, so that an interruption while this compiles loses nothing.
             carry = self._timed(first_carry, self.objective, optimizer, theta, sampler, weights, compiling=True)
             self.phase, self.phase_seconds = number, 0.0
             carry = _everywhere(self.objective.mesh, carry)
             if self.carry is not None:
-                carry = eqx.tree_at(lambda c: c.best, carry, self.carry.best)
+                if not anew:  # losses of other terms do not compare
+                    carry = eqx.tree_at(lambda c: c.best, carry, self.carry.best)
                 if phase.keep:
                     carry = eqx.tree_at(lambda c: c.optimizer, carry, self._kept(number, carry.optimizer))
             self.carry = carry
@@ -501,11 +516,12 @@ class _Loop:
             return False
         return until(self.history.rows[first:])
 
-    def _go(self, optimizer: Optimizer, carry: Carry, until: int) -> Carry:
+    def _go(self, optimizer: Optimizer | Within, carry: Carry, until: int) -> Carry:
         key = jax.random.fold_in(self.key, self.phase)
         tolerance = numbers(self.plan.phases[self.phase].tolerance, carry.theta.dtype)
-        weighting = self.weighting
-        return _advance(self.objective, self.sampler, weighting, optimizer, tolerance, carry, jnp.int32(until), key)
+        weighting, view = self.weighting, self._view
+        sampler = self.sampler if view is None else self.sampler.only(view.terms)
+        return _advance(self.objective, sampler, weighting, optimizer, tolerance, carry, jnp.int32(until), key)
 
     def _close(self, first: int, stop: Stop) -> Stop:
         if len(self.history) == first or self.history.rows[-1]["step"] != self.steps:
@@ -526,6 +542,7 @@ class _Loop:
             self.error,
             self.wanted,
             (self.weighting, self.carry.weights),
+            self._view,
             compiling=compiling,
         )
         self.measured = 0.0 if compiling else self.spent
@@ -539,6 +556,12 @@ class _Loop:
         self.history.rows.append(row)
         self._tell("record")
 
+    @property
+    def _view(self) -> View | None:
+        """What the phase trains; None for everything."""
+        focus = self.plan.phases[self.phase].focus
+        return None if focus is None else focus.on(self.objective)
+
     def _row(self) -> dict[str, Any]:
         assert self.carry is not None
         info, phase = self.carry.info, self.plan.phases[self.phase]
@@ -551,6 +574,7 @@ class _Loop:
             "t": float(info.t),
             "grad_norm": float(info.grad_norm),
             "step_norm": float(info.step_norm),
+            **({} if phase.focus is None else {"focus": self.objective.focuses.index(phase.focus)}),
             **self.work,
         }
 

@@ -10,6 +10,7 @@ from ravine.models.mlp import MLP
 from ravine.models.resnet import ResNet
 from ravine.models.siren import SIREN
 from ravine.models.stages import Frozen, Staged
+from ravine.models.windows import Windows
 
 __all__ = [
     "FNO",
@@ -32,4 +33,5 @@ __all__ = [
     "Scale",
     "Staged",
     "Transfinite",
+    "Windows",
 ]

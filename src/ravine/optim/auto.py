@@ -26,6 +26,7 @@ class Auto:
     """A planner: `auto(seconds=60)(objective, theta, batch)` is a `Plan`; see `auto`."""
 
     seconds: float
+    raw: bool = True  # whether the parameters are as drawn
 
     def __post_init__(self):
         check_budget(None, self.seconds)
@@ -47,7 +48,7 @@ class Auto:
             phases.append(Phase(presets.lbfgs(), until=stall, name="lbfgs"))
             reasons.append(f"A dense inverse Hessian would take {_gibibytes(n * n, bits)}: Adam, then L-BFGS.")
         else:
-            if not objective.bare:
+            if self.raw and not objective.bare:
                 phases.append(Phase(presets.adam(1e-3), steps=WARM_UP, seconds=SHARE * self.seconds, name="adam"))
                 reasons.append("A few steps of Adam, against overfitting the points from a raw start.")
             phases.append(Phase(presets.ssbroyden(), until=stall, name="ssbroyden"))

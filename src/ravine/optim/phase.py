@@ -9,6 +9,8 @@ import equinox as eqx
 import jax.numpy as jnp
 
 from ravine._types import Array, Vector
+from ravine.focus import Focus, Within
+from ravine.objective import Objective
 from ravine.optim.ladder import Ladder
 from ravine.optim.optimizer import Info, Optimizer, State
 
@@ -52,7 +54,8 @@ class Phase:
     of this phase's history rows so far, asked at every record; `name`, for histories and messages; `tolerance`, asked
     at every step, ends it earlier. At least one of the other limits is needed unless the plan has one. `keep`: go on
     with the memory (pairs, damping, momentum) that the phase before left, which must be of the same method; otherwise a
-    phase starts with none, as it must when weights or points changed.
+    phase starts with none, as it must when weights or points changed. `focus`: what it trains, by default everything;
+    `begins`, whether the phase is the first of its focus; `by`, at how many seconds of the plan it ends at the latest.
 
     **Raises:** `ValueError` for budgets that are not positive and finite.
 
@@ -71,6 +74,9 @@ class Phase:
     name: str = ""
     tolerance: Tolerance | None = None
     keep: bool = False
+    focus: Focus | None = None
+    begins: bool = False
+    by: float | None = None
 
     def __post_init__(self):
         if not isinstance(self.optimizer, Optimizer):
@@ -79,6 +85,10 @@ class Phase:
                 "(Did you forget to call the preset?)"
             )
         check_budget(self.steps, self.seconds)
+
+    def acting(self, objective: Objective) -> Any:
+        """The optimizer, on what the phase trains."""
+        return self.optimizer if self.focus is None else Within(self.optimizer, self.focus.on(objective))
 
     @property
     def label(self) -> str:

@@ -20,6 +20,7 @@ from ravine.problems.problem import (
     relative_l2,
 )
 from ravine.problems.stages import next_stage
+from ravine.problems.windows import in_windows
 
 NAMES = (
     "quadratic",
@@ -99,6 +100,7 @@ __all__ = [
     "PointReference",
     "Problem",
     "factory",
+    "in_windows",
     "locate",
     "make",
     "next_stage",

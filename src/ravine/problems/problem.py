@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ravine._types import Batch, Float, Model, RandomKey, Scalar, Vector
+from ravine.focus import Focus
 from ravine.objective import Objective
 from ravine.samplers import Sampler
 from ravine.terms import Term
@@ -210,6 +211,7 @@ class Problem:
     - `model`: `key -> model`, any callable pytree (or whatever pytree the terms understand).
     - `reference`: what the error is measured against, when something is known.
     - `weights`: how the terms are weighed against each other, and points; by default as they were given.
+    - `focuses`: what is trained in turn, when not everything at once.
     - `name`, `options`: how `ravine.problems` makes it again; empty for one's own.
 
     **Raises:** `ValueError` for repeated term names, terms without points, points without terms.
@@ -222,6 +224,7 @@ class Problem:
     name: str = ""
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
     weights: Weighting = dataclasses.field(default_factory=Given)
+    focuses: tuple[Focus, ...] = ()
 
     def __post_init__(self):
         object.__setattr__(self, "terms", tuple(self.terms))
@@ -236,7 +239,7 @@ class Problem:
         model = self.model(key)
         objective, theta = Objective.from_terms(self.terms, model, block=block)
         sampler = self.sampler.bind({term.name: term.region for term in self.terms}, theta.dtype)
-        return dataclasses.replace(objective, samples=sampler.samples), theta, sampler
+        return dataclasses.replace(objective, samples=sampler.samples, focuses=self.focuses), theta, sampler
 
     def error(self, objective: Objective, theta: Vector) -> Scalar | None:
         """The relative error of the model with parameters `theta`, or None when nothing is known. For use in `jit`."""

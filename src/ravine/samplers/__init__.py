@@ -9,7 +9,7 @@ hold (`Minibatch`).
 from ravine.samplers.adaptive import R3, RAD, RAR, Importance
 from ravine.samplers.points import Grid, Halton, Hammersley, LatinHypercube, Sobol, Uniform
 from ravine.samplers.redrawn import Marching, Redrawn
-from ravine.samplers.sampler import Constant, Points, Sampler, SamplerState, Score
+from ravine.samplers.sampler import Constant, Joint, Points, Sampler, SamplerState, Score
 
 __all__ = [
     "R3",
@@ -20,6 +20,7 @@ __all__ = [
     "Halton",
     "Hammersley",
     "Importance",
+    "Joint",
     "LatinHypercube",
     "Marching",
     "Points",

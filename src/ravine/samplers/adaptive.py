@@ -27,6 +27,12 @@ class _Adaptive(Sampler):
             object.__setattr__(bound, name, value)
         return bound
 
+    def only(self, terms: tuple[str, ...]) -> "Sampler":
+        narrowed = object.__new__(type(self))
+        for name, value in {**vars(self), "terms": tuple(one for one in self.terms or () if one in terms)}.items():
+            object.__setattr__(narrowed, name, value)
+        return narrowed
+
     def draw(self, key: RandomKey) -> Batch:
         batch = self.sampler.draw(key)
         return {**batch, **{name: self.begun(batch[name]) for name in self.terms or ()}}

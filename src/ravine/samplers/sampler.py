@@ -35,6 +35,11 @@ class Sampler(eqx.Module):
         del regions, dtype
         return self
 
+    def only(self, terms: tuple[str, ...]) -> "Sampler":
+        """The sampler while these terms alone are trained: it need not look at the others."""
+        del terms
+        return self
+
     @property
     def samples(self) -> int | None:
         """How many samples the data hold, of which batches are drawn; None for points of a domain."""
@@ -111,6 +116,37 @@ class Points(Sampler):
             name: region.filled(lambda many, k=k, region=region: self.fill(region, many, k).astype(self.dtype), count)
             for (name, count), (_, region), k in zip(self.counts, self.regions, keys, strict=False)
         }
+
+
+class Joint(Sampler):
+    """The points of several samplers together, each with terms and a domain of its own.
+
+    **Raises:** `ValueError` for a term that two of them place.
+    """
+
+    samplers: tuple[Points, ...]
+
+    def __init__(self, *samplers: Points):
+        self.samplers = samplers
+        names = [name for sampler in samplers for name, _ in sampler.counts]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"Joint: the terms {twice} are given points by more than one sampler.")
+
+    def bind(self, regions: dict[str, Where | None], dtype) -> "Sampler":
+        placed = {name for sampler in self.samplers for name, _ in sampler.counts}
+        missing = [name for name, region in regions.items() if region and name not in placed]
+        unknown = sorted(placed - set(regions))
+        if missing or unknown:
+            raise ValueError(f"Joint: the terms {missing} have no points, and there are no terms {unknown}.")
+        own = lambda sampler: {name: regions[name] for name, _ in sampler.counts}
+        bound = tuple(sampler.bind(own(sampler), dtype) for sampler in self.samplers)
+        return eqx.tree_at(lambda joint: joint.samplers, self, bound)
+
+    def draw(self, key: RandomKey) -> Batch:
+        keys = jax.random.split(key, len(self.samplers))
+        drawn = [sampler.draw(one) for sampler, one in zip(self.samplers, keys, strict=True)]
+        return {name: points for batch in drawn for name, points in batch.items()}
 
 
 class Constant(Sampler):
