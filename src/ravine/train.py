@@ -370,7 +370,7 @@ class _Loop:
                 ends = stop in ENDS and not (stop is Stop.STATIONARY and any(phase.begins for phase in left))
                 if not left or spent or ends:
                     break
-                number, fresh = number + 1, True
+                number, fresh = self._next(), True
         except KeyboardInterrupt:
             stop = Stop.INTERRUPTED
             if not self.agreed and not hosts.alone():
@@ -387,6 +387,15 @@ class _Loop:
         with contextlib.suppress(hosts.HostLost):  # all is done already
             self._tell("stop", stop=stop)
         return run
+
+    def _next(self) -> int:
+        """The number of the next phase: not of one whose time is over before it began."""
+        number = self.phase + 1
+        for phase in self.plan.phases[number:-1]:
+            if phase.begins or phase.by is None or phase.by > self.seconds:
+                break
+            number += 1
+        return number
 
     def _restore(self, resume: Run, theta: Vector, sampler: SamplerState, weights: PyTree) -> None:
         position = resume.position

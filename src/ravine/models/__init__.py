@@ -10,12 +10,13 @@ from ravine.models.mlp import MLP
 from ravine.models.resnet import ResNet
 from ravine.models.siren import SIREN
 from ravine.models.stages import Frozen, Staged
-from ravine.models.windows import Windows
+from ravine.models.windows import Clocked, Windows
 
 __all__ = [
     "FNO",
     "MLP",
     "SIREN",
+    "Clocked",
     "Compose",
     "Constrained",
     "Curl",

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from ravine._types import Array, Model
+from ravine.calculus import taylor
 
 
 class Windows(eqx.Module):
@@ -38,3 +39,40 @@ class Windows(eqx.Module):
     def __call__(self, z: Array) -> Array:
         inner = jnp.asarray(self.cuts[1:-1], z.dtype)
         return jax.lax.switch(jnp.sum(z[-1] >= inner), [lambda z, u=u: u(z) for u in self.networks], z)
+
+
+class Clocked(eqx.Module):
+    """u(x, t) = network(x, origin + rate · (t − cut)): a network that sees another time, which may run backwards.
+
+    ```python
+    >>> import jax.numpy as jnp, ravine as rv
+    >>> u = rv.models.Clocked(lambda z: z[1], cut=2.0, origin=2.0, rate=-0.5)
+    >>> float(u(jnp.array([0.0, 3.0])))
+    1.5
+
+    ```
+    """
+
+    network: Model
+    cut: float = eqx.field(static=True)
+    origin: float = eqx.field(static=True)
+    rate: float = eqx.field(static=True)
+
+    def __init__(self, network: Model, *, cut: float, origin: float, rate: float):
+        self.network, self.cut, self.origin, self.rate = network, float(cut), float(origin), float(rate)
+
+    def __call__(self, z: Array) -> Array:
+        factor, shift = self._map(z)
+        return self.network(factor * z + shift)
+
+    def taylor(self, z, curves):
+        """See `ravine.taylor`."""
+        factor, shift = self._map(z)
+        inner = tuple(tuple(factor * one for one in curve) for curve in curves)
+        return taylor(self.network, factor * z + shift, inner)
+
+    def _map(self, z: Array) -> tuple[Array, Array]:
+        """z ↦ (x, origin + rate (t − cut)) as a factor and a shift of every coordinate."""
+        others = z.shape[0] - 1
+        shift = self.origin - self.rate * self.cut
+        return jnp.asarray((1.0,) * others + (self.rate,), z.dtype), jnp.asarray((0.0,) * others + (shift,), z.dtype)

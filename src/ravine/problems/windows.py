@@ -11,19 +11,21 @@ import numpy as np
 from ravine._types import Model, PyTree, RandomKey
 from ravine.domains import Box
 from ravine.focus import Focus
-from ravine.models import Windows
+from ravine.models import Clocked, Windows
 from ravine.problems.problem import Problem
 from ravine.samplers import Joint, Points, Sampler
 from ravine.terms import Term
 
 
-def in_windows(problem: Problem, count: int, *, weight: float = 1e4, points: int = 300) -> Problem:
+def in_windows(problem: Problem, count: int, *, weight: float = 1e4, points: int = 300, pace: float = 0.7) -> Problem:
     """The same problem with `count` equal windows of time, a network for each, trained one after another.
 
     What equations forget of early times they do not forgive: where errors grow like e^(λt), one network for all times
     must be better by e^(λT) at the start than it is asked to be at the end. In windows each network starts as a copy of
     the one before, which it continues: ½‖u_i − u_{i−1}‖² over `points` points at the cut, times `weight`, is added to
-    its terms (a lift would keep the profile at the cut for ever). Every window has as many points as the problem had.
+    its terms (a lift would keep the profile at the cut for ever). The copy sees time turned back at the cut
+    (`ravine.models.Clocked`), at the pace `pace`, so that it begins with what the one before found, in reverse:
+    networks run wild outside of where they were trained. Every window has as many points as the problem had.
 
     **Arguments:** `problem`, whose points are of a `Box` with time as the last coordinate.
 
@@ -40,8 +42,8 @@ def in_windows(problem: Problem, count: int, *, weight: float = 1e4, points: int
 
     ```
     """
-    if count < 2:
-        raise ValueError(f"in_windows: needs at least two windows, got {count}.")
+    if count < 2 or not 0 < pace < 1:
+        raise ValueError(f"in_windows: needs at least two windows and 0 < pace < 1, got {count=}, {pace=}.")
     plain = _points(problem.sampler)
     box = plain.domain
     if not (isinstance(box, Box) and (box.time or any(term.region == "initial" for term in problem.terms))):
@@ -71,7 +73,7 @@ def in_windows(problem: Problem, count: int, *, weight: float = 1e4, points: int
         problem,
         terms=tuple(terms),
         sampler=_with(problem.sampler, Joint(*samplers)),
-        model=_Networks(problem.model, cuts),
+        model=_Networks(problem.model, cuts, pace),
         focuses=tuple(focuses),
         name="",
         options={},
@@ -127,21 +129,34 @@ class _Network:
 
 @dataclasses.dataclass(frozen=True)
 class _Copied:
-    """The network of a window begins as that of the window before."""
+    """The network of a window begins as that of the window before; their clocks agree at the cut."""
 
     window: int
 
     def __call__(self, model: Windows) -> Windows:
-        return eqx.tree_at(lambda m: m.networks[self.window], model, model.networks[self.window - 1])
+        before = model.networks[self.window - 1]
+        network = before.network if isinstance(before, Clocked) else before
+        return eqx.tree_at(lambda m: m.networks[self.window].network, model, network)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Networks:
-    """key ↦ a network for each window."""
+    """key ↦ a network for each window, the clocks running back and forth over one and the same time.
+
+    The end of the first window shows to the second at its start; `pace` < 1 keeps the first time, where conditions may
+    hold by construction, out of all but the first window.
+    """
 
     network: Any
     cuts: tuple[float, ...]
+    pace: float
 
     def __call__(self, key: RandomKey) -> Windows:
         keys = jax.random.split(key, len(self.cuts) - 1)
-        return Windows(tuple(self.network(one) for one in keys), self.cuts)
+        networks: list[Model] = [self.network(keys[0])]
+        early, late = self.cuts[1] - self.pace * (self.cuts[1] - self.cuts[0]), self.cuts[1]
+        for i in range(1, len(keys)):
+            back = i % 2 == 1
+            clock = {"origin": late if back else early, "rate": -self.pace if back else self.pace}
+            networks.append(Clocked(self.network(keys[i]), cut=self.cuts[i], **clock))
+        return Windows(tuple(networks), self.cuts)
