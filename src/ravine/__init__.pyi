@@ -324,6 +324,7 @@ from ravine.quadrature import (
     Gauss as Gauss,
     Sparse as Sparse,
 )
+from ravine.report.page import write_report as write_report
 from ravine.run import (
     History as History,
     Run as Run,

@@ -408,6 +408,48 @@ def diagnose(
     return 0
 
 
+@app.command(name="report")
+def report_on(run: Path, /, *others: Path, out: Path | None = None) -> int:
+    """Write a report about a run, or several beside each other: one HTML file that needs no network.
+
+    Convergence, solution and error, training points, spectrum, what is to blame, settings.
+
+    Parameters
+    ----------
+    run
+        A run folder.
+    others
+        More of them, to be compared with it.
+    out
+        The file, default report.html in the first folder.
+    """
+    prepare()
+    folders = (run, *others)
+    found = [load(folder)[0] for folder in folders]
+    path = run / "report.html" if out is None else out
+    if path.is_dir():
+        raise Refusal(f"{path} is a folder. Say which file: --out {path / 'report.html'}")
+    names = None if len(folders) == 1 else [folder.resolve().name for folder in folders]
+    if names is not None and len(set(names)) < len(names):
+        names = [str(folder) for folder in folders]
+    try:
+        print(f"report   {write_page(found, path, names)}")
+    except ImportError as error:
+        raise Refusal(str(error)) from None
+    except OSError as error:
+        raise Refusal(f"{path} cannot be written: {error.strerror}. Choose another file with --out.") from None
+    return 0
+
+
+def write_page(runs: "Sequence[Run]", path: Path, names: Sequence[str] | None = None) -> Path:
+    """The report; `ImportError` says what to type where plotly is missing, before anything is measured."""
+    from ravine.report.page import plotly_script, write_report
+
+    plotly_script()
+    note(f"ravine: measuring {len(runs)} {'run' if len(runs) == 1 else 'runs'} for the report …")
+    return write_report(runs, path, names=names)
+
+
 @app.command
 def doctor() -> int:
     """Examine this machine: versions, devices, precision, threads, memory, cache; and what to type to improve it."""
