@@ -20,6 +20,8 @@ from ravine.calculus import (
 from ravine.callbacks import (
     Checkpoint as Checkpoint,
     Event as Event,
+    TensorBoard as TensorBoard,
+    WeightsAndBiases as WeightsAndBiases,
 )
 from ravine.checkpoint import load as load
 from ravine.constraints import (

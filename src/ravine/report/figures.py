@@ -14,6 +14,9 @@ INK, GREY, LINES = "#1c2733", "#55606b", "#e6e9ec"
 LOSS, TEST, ERROR, EXACT = "#2f6db5", "#7fb2e5", "#d1495b", "#1c2733"
 TERMS = ("#2f6db5", "#d1495b", "#e0a030", "#3f8f5f", "#7a5ba8")
 DASHES = ("solid", "dash", "dot", "dashdot")
+# The maps of `ravine.plots`, RdBu_r and magma, which plotly.js does not know by name.
+SIGNED = ("#2166ac", "#4393c3", "#92c5de", "#d1e5f0", "#f7f7f7", "#fddbc7", "#f4a582", "#d6604d", "#b2182b")
+MAGMA = ("#000004", "#180f3d", "#440f76", "#721f81", "#9e2f7f", "#cd4071", "#f1605d", "#fd9668", "#feca8d", "#fcfdbf")
 LONGEST = 1_500  # points of a curve
 QUANTITIES = {"error": "relative error", "loss": "loss", "test_loss": "loss on independent points"}
 
@@ -65,8 +68,17 @@ def _axis(title: str, **options: Any) -> dict[str, Any]:
     return {**plain, "title": {"text": title, "standoff": 8}, "automargin": True, **options}
 
 
-def _log(title: str) -> dict[str, Any]:
-    return _axis(title, type="log", exponentformat="power", dtick=None, nticks=7)
+def _log(title: str, values: Any) -> dict[str, Any]:
+    """A logarithmic axis, with a number at every power of ten, or every other one."""
+    flat = np.concatenate([np.ravel(np.asarray(one, np.float64)) for one in values]) if len(values) else np.ones(1)
+    flat = flat[np.isfinite(flat) & (flat > 0)]
+    decades = math.log10(float(flat.max() / flat.min())) if flat.size else 0.0
+    tick = "D2" if decades < 1.3 else max(1, math.ceil(decades / 7))
+    return _axis(title, type="log", exponentformat="power", dtick=tick)
+
+
+def _scale(colours: Sequence[str]) -> list[list[Any]]:
+    return [[number / (len(colours) - 1), hue] for number, hue in enumerate(colours)]
 
 
 def _layout(x: dict[str, Any], y: dict[str, Any], **options: Any) -> dict[str, Any]:
@@ -85,7 +97,7 @@ def _layout(x: dict[str, Any], y: dict[str, Any], **options: Any) -> dict[str, A
     }
 
 
-def colour(number: int, count: int) -> tuple[str, str]:
+def colour(number: int) -> tuple[str, str]:
     """Colour and dashes of a run, told apart by both."""
     return (TERMS[number % len(TERMS)], DASHES[number // len(TERMS) % len(DASHES)])
 
@@ -107,10 +119,10 @@ def quantities(contents: Sequence[Content]) -> list[str]:
 def convergence(contents: Sequence[Content]) -> tuple[Plot, Plot]:
     """Error and losses against seconds and against work. Each trace names in `meta` the keys that switch it."""
     traces: tuple[list, list] = ([], [])
-    told = []
+    told, seen = [], []
     for number, content in enumerate(contents):
         history = content.run.history
-        wall = history["seconds"] + history["compile_seconds"]
+        wall, compiled = history["seconds"], history["compile_seconds"][-1]
         for column in quantities(contents):
             if column not in history.columns:
                 continue
@@ -118,8 +130,8 @@ def convergence(contents: Sequence[Content]) -> tuple[Plot, Plot]:
             shown = np.where(values > 0, values, np.nan)
             style = _line(number, len(contents), column)
             rows = np.unique(np.linspace(0, len(shown) - 1, min(len(shown), LONGEST)).round().astype(int))
+            label = QUANTITIES[column] if len(contents) == 1 else f"{content.name}, {QUANTITIES[column]}"
             for along, found in zip((wall, np.maximum(content.work, 1)), traces, strict=True):
-                label = QUANTITIES[column] if len(contents) == 1 else f"{content.name}, {QUANTITIES[column]}"
                 found.append(
                     {
                         "type": "scatter",
@@ -132,14 +144,15 @@ def convergence(contents: Sequence[Content]) -> tuple[Plot, Plot]:
                         "hovertemplate": "%{y:.2e} at %{x:,.4~g}<extra>%{fullData.name}</extra>",
                     }
                 )
+            seen.append(values)
             told.append(f"{label} from {short(values[0])} to {short(values[-1])}")
-        told.append(f"{wall[-1]:.1f} s and {content.work[-1]:,.0f} evaluations in all")
+        told.append(f"{wall[-1]:.1f} s, {compiled:.1f} s to compile and {content.work[-1]:,.0f} evaluations in all")
     words = "; ".join(told)
-    y = _log(" and ".join(QUANTITIES[c] for c in quantities(contents)[:2]))
-    seconds = _layout(_axis("wall time in seconds, compilation included", rangemode="tozero"), y)
+    y = _log(" and ".join(QUANTITIES[c] for c in quantities(contents)[:2]), seen)
+    seconds = _layout(_axis("seconds of training, compilation apart", rangemode="tozero"), y)
     spent = _layout(_axis("work in evaluations of the loss", rangemode="tozero"), y)
     return (
-        Plot("Against time", f"Convergence against wall time: {words}.", traces[0], seconds),
+        Plot("Against time", f"Convergence against time: {words}.", traces[0], seconds),
         Plot("Against work", f"Convergence against work: {words}.", traces[1], spent),
     )
 
@@ -148,7 +161,7 @@ def _line(number: int, count: int, column: str) -> dict[str, Any]:
     if count == 1:
         hue = {"error": ERROR, "loss": LOSS, "test_loss": TEST}[column]
         return {"color": hue, "width": 2.6 if column == "error" else 1.7}
-    hue, dash = colour(number, count)
+    hue, dash = colour(number)
     dash = {"error": dash, "loss": "dot", "test_loss": "dash"}[column]
     return {"color": hue, "dash": dash, "width": 2.4 if column == "error" else 1.3}
 
@@ -179,11 +192,10 @@ def solution(content: Content) -> tuple[list[Plot], list[Plot], Slider | None]:
         other = 1 - along
         exact, found, error = (np.moveaxis(v, along, 0) for v in (field.exact, field.found, field.error))
         x, name = field.axes[other], field.names[other]
-        moved = [_curves(x, name, exact[0], found[0], told[0]), _misfit(x, name, error[0], told[1])]
+        moved = [_curves(x, name, exact[0], found[0], told[0]), _misfit(x, name, error, told[1])]
         low, high = float(np.min([exact, found])), float(np.max([exact, found]))
         room = 0.06 * (high - low or 1.0)
         moved[0].layout["yaxis"]["range"] = [low - room, high + room]
-        moved[1].layout["yaxis"]["range"] = _decades(error)
         frames = {
             "0": [
                 {"trace": 0, "key": "y", "frames": numbers(exact)},
@@ -203,11 +215,15 @@ def solution(content: Content) -> tuple[list[Plot], list[Plot], Slider | None]:
             _map(slices, error[0], "Pointwise error |u − u*|", told[1], log=True, span=_decades(error)),
         ]
         frames = {
-            "0": [{"trace": 0, "key": "z", "frames": numbers(np.swapaxes(found, 1, 2))}],
-            "1": [{"trace": 0, "key": "z", "frames": numbers(np.swapaxes(_log10(error), 1, 2))}],
+            "0": [_frames(0, "z", np.swapaxes(found, 1, 2))],
+            "1": [_frames(0, "z", np.swapaxes(_log10(error), 1, 2))],
         }
         return [], moved, Slider(name, numbers(field.axes[along]), frames)
     return [], [], None
+
+
+def _frames(trace: int, key: str, values: np.ndarray) -> dict[str, Any]:
+    return {"trace": trace, "key": key, "frames": numbers(values)}
 
 
 def _decades(error: np.ndarray) -> list[float]:
@@ -237,12 +253,14 @@ def _curves(x: np.ndarray, name: str, exact: np.ndarray, found: np.ndarray, told
 
 
 def _misfit(x: np.ndarray, name: str, error: np.ndarray, told: str) -> Plot:
-    shown = numbers(np.where(error > 0, error, np.nan))
-    line = {"type": "scatter", "mode": "lines", "x": numbers(x), "y": shown, "line": {"color": ERROR, "width": 1.6}}
-    layout = _layout(_axis(name), _log("|u − u*|"))
-    return Plot(
-        "Pointwise error |u − u*|", f"Pointwise error against {name}: {told}.", [{**line, "name": "error"}], layout
-    )
+    """|u − u*| against x; of a stack of rows the first, on the axis of all."""
+    positive = np.where(error > 0, error, np.nan)
+    shown = positive if error.ndim == 1 else positive[0]
+    trace = {"type": "scatter", "mode": "lines", "name": "error", "line": {"color": ERROR, "width": 1.6}}
+    y = _log("|u − u*|", [10 ** np.asarray(_decades(error))])
+    layout = _layout(_axis(name), {**y, "range": _decades(error)})
+    data = [{**trace, "x": numbers(x), "y": numbers(shown)}]
+    return Plot("Pointwise error |u − u*|", f"Pointwise error against {name}: {told}.", data, layout)
 
 
 def _map(
@@ -264,9 +282,9 @@ def _map(
         low, high = span if span is not None else _decades(values)
         ticks = list(range(math.ceil(low), math.floor(high) + 1))
         bar = {"tickvals": ticks, "ticktext": [f"10<sup>{tick}</sup>" for tick in ticks]}
-        trace |= {"colorscale": "Magma", "zmin": low, "zmax": high, "colorbar": {**trace["colorbar"], **bar}}
+        trace |= {"colorscale": _scale(MAGMA), "zmin": low, "zmax": high, "colorbar": {**trace["colorbar"], **bar}}
     elif low < 0 < high:
-        trace |= {"colorscale": "RdBu", "reversescale": False, "zmin": -max(-low, high), "zmax": max(-low, high)}
+        trace |= {"colorscale": _scale(SIGNED), "zmin": -max(-low, high), "zmax": max(-low, high)}
     else:
         trace |= {"colorscale": "Viridis", "zmin": low, "zmax": high}
     x, y = _axis(field.names[right], showgrid=False), _axis(field.names[up], showgrid=False)
@@ -293,7 +311,11 @@ def points(content: Content) -> Plot | None:
         data.append({**trace, "x": numbers(points[:, right if dimension == 2 else 0]), "y": numbers(row)})
         told.append(f"{len(points):,} of {term}")
     if dimension == 2:
-        layout = _layout(_axis(names[right]), _axis(names[up]))
+        x, y = _axis(names[right]), _axis(names[up])
+        if field is not None and field.names == names:
+            for axis, which in ((x, right), (y, up)):
+                axis["range"] = [float(field.axes[which][0]), float(field.axes[which][-1])]
+        layout = _layout(x, y)
     else:
         rows = _axis("", tickvals=list(range(len(data))), ticktext=[trace["name"] for trace in data], showgrid=False)
         layout = _layout(_axis(names[0]), {**rows, "range": [-0.6, len(data) - 0.4]}, height=120 + 50 * len(data))
@@ -308,7 +330,7 @@ def spectrum(contents: Sequence[Content]) -> Plot | None:
         if found is None:
             continue
         values = np.sort(found.eigenvalues[found.eigenvalues > 0])[::-1]
-        hue, _ = colour(number, len(contents))
+        hue, _ = colour(number)
         trace = {"type": "scatter", "mode": "markers", "name": content.name, "marker": {"color": hue, "size": 4}}
         data.append({**trace, "x": list(range(1, len(values) + 1)), "y": numbers(values), "meta": [f"run{number}"]})
         who = f"{content.name}: " if len(contents) > 1 else ""
@@ -318,5 +340,7 @@ def spectrum(contents: Sequence[Content]) -> Plot | None:
         )
     if not data:
         return None
-    layout = _layout(_axis("number of the eigenvalue"), _log("eigenvalue"))
+    layout = _layout(
+        _axis("number of the eigenvalue"), _log("eigenvalue", [np.asarray(trace["y"], float) for trace in data])
+    )
     return Plot("Eigenvalues of JᵀJ", f"Spectrum of the Gauss–Newton matrix. {'; '.join(told)}.", data, layout)

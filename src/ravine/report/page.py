@@ -218,7 +218,7 @@ def _convergence(contents: Sequence[Content]) -> str:
     buttons = [(column, QUANTITIES[column], hues[column] if one else figures.GREY) for column in columns]
     if not one:
         named = enumerate(contents)
-        buttons += [(f"run{number}", c.name, figures.colour(number, len(contents))[0]) for number, c in named]
+        buttons += [(f"run{number}", c.name, figures.colour(number)[0]) for number, c in named]
     legend = _legend(buttons, "time work", "Curves shown")
     return f'{legend}<div class="pair">{_figure(time, "time")}{_figure(work, "work")}</div>'
 
@@ -244,11 +244,13 @@ def _solutions(contents: Sequence[Content]) -> str:
 def _slider(slider: Slider, number: int) -> str:
     frames = {f"slice{number}-{k}": entries for k, entries in slider.frames.items()}
     data = plain_json({"values": slider.values, "frames": frames, "name": slider.name})
-    name, first, last = escape(slider.name), slider.values[0], len(slider.values) - 1
+    last = len(slider.values) - 1
+    name, begin = escape(slider.name), last // 2
+    first = slider.values[begin]
     return (
         f'<div class="slider"><label for="slider{number}">Slice at <var>{name}</var> = '
         f'<output id="slider{number}-value" for="slider{number}">{first:g}</output></label>'
-        f'<input type="range" id="slider{number}" min="0" max="{last}" value="0" step="1" '
+        f'<input type="range" id="slider{number}" min="0" max="{last}" value="{begin}" step="1" '
         f'aria-valuetext="{name} = {first:g}"><script type="application/json" data-slider="slider{number}">{data}'
         "</script></div>"
     )
@@ -281,8 +283,8 @@ def _card(finding: Finding, level: int) -> str:
     tried = f"<p><strong>What to try</strong></p><ul>{advice}</ul>" if advice else ""
     return (
         f'<li class="card {grave}"><h{level}>{escape(finding.summary)}</h{level}>'
-        f'<p class="blame"><span class="meter" aria-hidden="true"><span style="width:{finding.blame:.0%}"></span></span>'
-        f"blame {finding.blame:.0%} · {escape(finding.kind.replace('-', ' '))}</p>"
+        f'<p class="blame"><span class="meter" aria-hidden="true"><span style="width:{finding.blame:.0%}"></span>'
+        f"</span>blame {finding.blame:.0%} · {escape(finding.kind.replace('-', ' '))}</p>"
         f"<p>{escape(finding.evidence)}</p><p>{escape(finding.cause)}</p>{tried}</li>"
     )
 
