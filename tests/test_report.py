@@ -1,5 +1,7 @@
 """Reports: what stands in them, and that a browser shows them without a network."""
 
+import dataclasses
+import itertools
 import json
 import math
 import re
@@ -8,6 +10,7 @@ import sys
 import types
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from rich.console import Console
@@ -17,7 +20,7 @@ from ravine import callbacks, console
 from ravine.problems.heat1d import heat1d
 from ravine.problems.poisson1d import poisson1d
 from ravine.report import figures
-from ravine.report.content import measure, thinned
+from ravine.report.content import Field, measure, thinned
 from test_cli import ravine_
 
 KEY = jax.random.key(0)
@@ -91,7 +94,7 @@ def test_the_field_is_the_model_and_its_error(runs):
     field = measure(run, "a", ()).field
     here = 3, 5
     point = np.array([axis[k] for axis, k in zip(field.axes, here, strict=True)])
-    assert field.found[here] == pytest.approx(float(run.model(point)), rel=1e-12)
+    assert field.found[here] == pytest.approx(float(run.model(jnp.asarray(point))), rel=1e-12)
     relative = np.linalg.norm(field.found - field.exact) / np.linalg.norm(field.exact)
     assert relative == pytest.approx(run.error, rel=0.1)  # on a thinned grid
 
@@ -110,29 +113,22 @@ def test_spectrum_is_that_of_the_jacobian(runs):
     run = runs[1]
     found = measure(run, "a", ()).spectrum
     batch = run.position.carry.sampler.batch
-    rows = np.asarray(run.objective.over(None).linearise(run.theta, batch).rows)
-    singular = np.linalg.svd(rows, compute_uv=False)
-    assert found.eigenvalues[0] == pytest.approx(singular[0] ** 2, rel=1e-9)
+    lin = run.objective.over(None).linearise(run.theta, batch)
+    rows = jnp.asarray(lin.jacobian())
+    assert found.eigenvalues[0] == pytest.approx(float(jnp.linalg.svd(rows, compute_uv=False)[0] ** 2), rel=1e-9)
 
 
-def test_three_coordinates_have_a_slider_over_time():
+def test_three_coordinates_have_a_slider_over_time(runs):
     axes = (np.linspace(0, 1, 4), np.linspace(0, 2, 5), np.linspace(0, 3, 6))
     x, y, t = np.meshgrid(*axes, indexing="ij")
     exact = x + 10 * y + 100 * t
-    content = types.SimpleNamespace(
-        field=measure_field(axes, ("x", "y", "t"), exact + 0.1, exact), run=types.SimpleNamespace(error=0.1)
-    )
+    field = Field(axes, ("x", "y", "t"), exact + 0.1, exact)
+    content = dataclasses.replace(measure(runs[0], "a", ()), field=field)
     still, moved, slider = figures.solution(content)
     assert (still, slider.name, slider.values) == ([], "t", figures.numbers(axes[2]))
     frame = np.asarray(slider.frames["0"][0]["frames"][3])  # rows are y
     np.testing.assert_allclose(frame, (exact + 0.1)[:, :, 3].T, rtol=1e-3)
     assert len(moved) == 2
-
-
-def measure_field(axes, names, found, exact):
-    from ravine.report.content import Field
-
-    return Field(axes, names, found, exact)
 
 
 def test_thinning_keeps_the_ends():
@@ -229,7 +225,7 @@ def test_live_plot_is_logarithmic():
     plot = console.draw(rows, width=20, height=5).plain.splitlines()
     marked = [(y, x - 10) for y, line in enumerate(plot[:5]) for x, sign in enumerate(line) if ord(sign) > 0x2800]
     # A decade a second is a straight line from corner to corner.
-    assert marked == [(0, 0), (1, 5), (2, 9), (2, 10), (3, 14), (4, 19)] or [y for y, _ in marked] == [0, 1, 2, 3, 4]
+    assert marked == [(0, 0), (1, 5), (2, 10), (3, 14), (4, 19)]
     assert plot[0].startswith("   1e+00")
     assert plot[4].startswith("   1e-04")
     assert console.draw([{"seconds": 0.0, "loss": math.inf}], width=20, height=5).plain == "no finite loss yet"
@@ -345,7 +341,7 @@ def test_page_is_sound(opened):
     levels = opened.execute_script("return [...document.querySelectorAll('h1,h2,h3,h4')].map(h => +h.tagName[1])")
     assert levels[0] == 1
     assert levels.count(1) == 1
-    assert all(after <= before + 1 for before, after in zip(levels, levels[1:], strict=False))
+    assert all(after <= before + 1 for before, after in itertools.pairwise(levels))
     labels = opened.execute_script(
         "return [...document.querySelectorAll('figure .plot, img')].map(p => p.getAttribute('aria-label') || p.alt)"
     )

@@ -80,8 +80,8 @@ def draw(rows: Sequence[dict[str, Any]], *, width: int, height: int) -> Text:
     ```python
     >>> from ravine.console import draw
     >>> rows = [{"seconds": second, "loss": 10.0**-second} for second in range(9)]
-    >>> print(draw(rows, width=10, height=2).plain.split(chr(10))[0].rstrip())
-       1e+00 ┤⠑⠄⠐⠄⠐⠄
+    >>> print(draw(rows, width=10, height=2).plain.splitlines()[0].rstrip())
+       1e+00 ┤⠁⠂⠠⢀
 
     ```
     """

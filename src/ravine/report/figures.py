@@ -329,7 +329,7 @@ def spectrum(contents: Sequence[Content]) -> Plot | None:
         found = content.spectrum
         if found is None:
             continue
-        values = np.sort(found.eigenvalues[found.eigenvalues > 0])[::-1]
+        values = np.sort(found.kept[found.kept > 0])[::-1]
         hue, _ = colour(number)
         trace = {"type": "scatter", "mode": "markers", "name": content.name, "marker": {"color": hue, "size": 4}}
         data.append({**trace, "x": list(range(1, len(values) + 1)), "y": numbers(values), "meta": [f"run{number}"]})
