@@ -73,30 +73,25 @@ def measure(run: Run, name: str, findings: Sequence[Finding] | None, *, share: i
 def _field(run: Run, most: int) -> Field | None:
     reference = None if run.problem is None else run.problem.reference
     grid = reference.solution if isinstance(reference, CoefficientReference) else reference
-    if not isinstance(grid, GridReference) or len(grid.axes) > 4:
+    if not isinstance(grid, GridReference) or len(grid.axes) > 3:
         return None
     keep = thinned(np.shape(grid.values), most)
     axes = tuple(np.asarray(axis)[rows] for axis, rows in zip(grid.axes, keep, strict=True))
     exact = np.asarray(grid.values, np.float64)[np.ix_(*keep)]
-    names = grid.names
-    while len(axes) > 3 or (len(axes) == 3 and "t" not in names and len(names) > 3):
-        axes, exact, names = axes[:-1], exact[..., 0], names[:-1]
-    points = jnp.asarray(GridReference(tuple(axes), exact, names).points, run.theta.dtype)
-    if len(names) < len(grid.names):
-        return None
+    points = jnp.asarray(GridReference(axes, exact, grid.names).points, run.theta.dtype)
     found = eqx.filter_jit(lambda model, z: jax.lax.map(model, z, batch_size=4096))(run.model, points)
     if found.size != exact.size:
         return None
-    return Field(axes, names, np.asarray(found, np.float64).reshape(exact.shape), exact)
+    return Field(axes, grid.names, np.asarray(found, np.float64).reshape(exact.shape), exact)
 
 
 def thinned(shape: Sequence[int], most: int) -> list[np.ndarray]:
-    """Evenly spread indices along each axis, first and last among them, `most` in all or a few more.
+    """Evenly spread indices along each axis, ends included: at most `most` in all, but three along an axis.
 
     ```python
     >>> from ravine.report.content import thinned
     >>> [len(rows) for rows in thinned((257, 101), 2000)]
-    [65, 31]
+    [33, 51]
 
     ```
     """
