@@ -111,7 +111,15 @@ def draw(rows: Sequence[dict[str, Any]], *, width: int, height: int) -> Text:
             found.append(chr(0x2800 + bits) if bits else " ", colour)
         found.append("\n")
     found.append(
-        " " * 9 + "└" + "─" * width + "\n" + " " * 10 + "0 s" + f"{clock(last)}".rjust(width - 3) + "\n", "dim"
+        " " * 9
+        + "└"
+        + "─" * width
+        + "\n"
+        + " " * 10
+        + "0 s"
+        + (clock(last) if last >= 10 else f"{last:.2g} s").rjust(width - 3)
+        + "\n",
+        "dim",
     )
     for column, colour in CURVES.items():
         if column in rows[-1]:
