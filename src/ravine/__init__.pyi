@@ -20,6 +20,8 @@ from ravine.calculus import (
 from ravine.callbacks import (
     Checkpoint as Checkpoint,
     Event as Event,
+    TensorBoard as TensorBoard,
+    WeightsAndBiases as WeightsAndBiases,
 )
 from ravine.checkpoint import load as load
 from ravine.constraints import (
@@ -325,6 +327,7 @@ from ravine.quadrature import (
     Gauss as Gauss,
     Sparse as Sparse,
 )
+from ravine.report.page import write_report as write_report
 from ravine.run import (
     History as History,
     Run as Run,

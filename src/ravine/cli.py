@@ -10,6 +10,7 @@ JAX is imported inside the commands, so that help appears at once and threads, p
 import contextlib
 import dataclasses
 import datetime
+import importlib.util
 import inspect
 import json
 import os
@@ -147,6 +148,8 @@ def solve(
     target: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None,
     hosts: Whole = None,
     out: Path | None = None,
+    live: Annotated[bool, Parameter(negative=(), show_default=False)] = False,
+    report: Annotated[bool, Parameter(negative=(), show_default=False)] = False,
     json: Annotated[bool, Parameter(negative=(), show_default=False)] = False,
 ) -> int:
     """Solve a problem, save the run, draw its figure.
@@ -186,6 +189,10 @@ def solve(
         Processes on this machine that share out the points. Under srun nothing needs to be said.
     out
         Folder of the run, default runs/PROBLEM-DATE-TIME. An existing one is never written over.
+    live
+        Draw the convergence in the terminal while the run goes on.
+    report
+        Write report.html into the folder at the end, as `ravine report` does.
     json
         Print one line of JSON on stdout, everything else on stderr.
     """
@@ -202,6 +209,8 @@ def solve(
     others = dict(parse_setting(text) for text in settings)
     if options.keys() & others.keys():
         raise Refusal(f"The option {min(options.keys() & others.keys())!r} is given twice.")
+    if report:
+        need_plotly()
     place = find_place(hosts)
     note(f"ravine: {problem}, {phases or method}, {_budget(seconds)}, float{precision}, seed {seed}")
     prepare(place)
@@ -216,7 +225,9 @@ def solve(
         return take_part(made, plan, seed=seed, config={"cli": asked})
     folder = claim(out, problem)
     with released(folder):
-        return carry_out(made, plan, folder, seed=seed, config={"cli": asked}, as_json=json)
+        return carry_out(
+            made, plan, folder, seed=seed, config={"cli": asked}, as_json=json, live=live, with_report=report
+        )
 
 
 @app.command
@@ -408,6 +419,41 @@ def diagnose(
     return 0
 
 
+@app.command(name="report")
+def report_on(run: Path, /, *others: Path, out: Path | None = None) -> int:
+    """Write a report about a run, or several beside each other: one HTML file that needs no network.
+
+    Convergence, solution and error, training points, spectrum, what is to blame, settings.
+
+    Parameters
+    ----------
+    run
+        A run folder.
+    others
+        More of them, to be compared with it.
+    out
+        The file, default report.html in the first folder.
+    """
+    need_plotly()
+    prepare()
+    folders = (run, *others)
+    found = [load(folder)[0] for folder in folders]
+    path = run / "report.html" if out is None else out
+    if path.is_dir():
+        raise Refusal(f"{path} is a folder. Say which file: --out {path / 'report.html'}")
+    names = None if len(folders) == 1 else [folder.resolve().name for folder in folders]
+    if names is not None and len(set(names)) < len(names):
+        names = [str(folder) for folder in folders]
+    from ravine.report.page import write_report
+
+    note(f"ravine: measuring {len(found)} {'run' if len(found) == 1 else 'runs'} for the report …")
+    try:
+        print(f"report   {write_report(found, path, names=names)}")
+    except OSError as error:
+        raise Refusal(f"{path} cannot be written: {error.strerror}. Choose another file with --out.") from None
+    return 0
+
+
 @app.command
 def doctor() -> int:
     """Examine this machine: versions, devices, precision, threads, memory, cache; and what to type to improve it."""
@@ -532,6 +578,12 @@ def _set_precision(bits: int) -> None:
     import jax
 
     jax.config.update("jax_enable_x64", bits == 64)
+
+
+def need_plotly() -> None:
+    """Refuses, before anything is computed, where a report cannot be written."""
+    if importlib.util.find_spec("plotly") is None:
+        raise Refusal("A report needs plotly. Type: pip install 'ravine[report]'")
 
 
 def make_problem(name: str, options: dict[str, Any], weights: str | None = None) -> "Problem":
@@ -669,6 +721,8 @@ def carry_out(
     as_json: bool,
     seed: int = 0,
     before: "Run | None" = None,
+    live: bool = False,
+    with_report: bool = False,
 ) -> int:
     """Trains, saves, draws, reports."""
     import jax
@@ -679,7 +733,7 @@ def carry_out(
     from ravine.train import train
 
     key = jax.random.key(seed) if before is None else restored_key(config)
-    progress = Progress(sizes(problem, phases))
+    progress = Progress(sizes(problem, phases), live=live)
     _warn_of_float32(phases)
     interrupt, checkpoint = Interrupt(progress.note), Checkpoint(folder, every=SAVE_SECONDS)
     target = (config.get("cli") or {}).get("target")
@@ -719,7 +773,16 @@ def carry_out(
         return 1
     if lost:
         note(f"ravine: {lost}. What was reached is saved; go on with: ravine resume {folder}")
-    report(run, folder, None if lost else draw(run, folder), as_json)
+    page = folder / "report.html" if with_report and not lost else None
+    if page:
+        from ravine.report.page import write_report
+
+        try:
+            write_report(run, page)
+        except OSError as error:
+            note(f"The report could not be written: {error}")
+            page = None
+    report(run, folder, None if lost else draw(run, folder), as_json, page)
     return company.LOST if lost else 0
 
 
@@ -904,7 +967,7 @@ def draw(run: "Run", folder: Path) -> Path | None:
     return path
 
 
-def report(run: "Run", folder: Path, figure: Path | None, as_json: bool) -> None:
+def report(run: "Run", folder: Path, figure: Path | None, as_json: bool, page: Path | None = None) -> None:
     """The result: one line of JSON on stdout, or a few lines for people."""
     from ravine.posterior import coefficients
 
@@ -925,6 +988,8 @@ def report(run: "Run", folder: Path, figure: Path | None, as_json: bool) -> None
     print(f"seconds          {summary['seconds']:.1f}, and {summary['compile_seconds']:.1f} to compile")
     if figure:
         print(f"figure           {figure}")
+    if page:
+        print(f"report           {page}")
     print(f"run              {folder}")
 
 

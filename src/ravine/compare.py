@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
 from ravine._results import Stop
 from ravine.callbacks import Callback, Checkpoint
@@ -28,7 +27,7 @@ from ravine.optim.forecast import forecast
 from ravine.optim.phase import Phase, Plan
 from ravine.optim.presets import METHODS, called, method
 from ravine.problems.problem import Problem
-from ravine.run import History, Run, subkeys
+from ravine.run import History, Run, subkeys, work
 from ravine.train import train
 
 # Parameters from which on it is asked, before a method begins, whether there is memory for it: that takes a second.
@@ -87,13 +86,6 @@ class Result:
             "stop": "" if self.stop is None else self.stop.value,
             "run": str(self.folder),
         }
-
-
-def work(history: History, rows: int) -> np.ndarray:
-    """What was spent, in evaluations of the loss: a gradient costs three of them in all, a Jacobian (`rows` rows) three
-    and a product with it two and a half. Factorisations are not in it; the seconds are."""
-    spent = history["evaluations"] + 2 * history["gradients"] + 3 * history["rows"] / rows
-    return spent + 2.5 * history["products"]
 
 
 # --------------------------------------------------------------------------------------------------- what is compared

@@ -2,10 +2,12 @@
 
 import math
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich import box
-from rich.console import Console
+from rich.console import Console, Group
+from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
@@ -18,21 +20,29 @@ LINE_SECONDS = 5.0  # between lines of progress when stderr is no terminal
 class Progress:
     """A live line on a terminal, plain lines every few seconds elsewhere; on stderr in either case."""
 
-    def __init__(self, sizes: str):
+    def __init__(self, sizes: str, *, live: bool = False):
+        """`live`: with a plot of the convergence above the line."""
         self.sizes = sizes
         self.console = Console(stderr=True, highlight=False)
-        self.status = self.console.status("", spinner="dots") if self.console.is_terminal else None
+        terminal = self.console.is_terminal
+        self.status = self.console.status("", spinner="dots") if terminal and not live else None
+        self.live = Live(console=self.console, refresh_per_second=4) if terminal and live else None
+        self.rows: list[dict[str, Any]] = []
         self.printed = -math.inf
 
     def __enter__(self) -> "Progress":
         if self.status:
             self.status.start()
             self.status.update("starting …")
+        if self.live:
+            self.live.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         if self.status:
             self.status.stop()
+        if self.live:
+            self.live.stop()
 
     def note(self, text: str) -> None:
         """A line that stays."""
@@ -47,11 +57,75 @@ class Progress:
                 self.status.update("compiling …")
             self.printed = -math.inf
         elif event.kind in ("record", "progress"):
-            if self.status:
+            if event.kind == "record":
+                self.rows.append(event.row)
+            if self.live:
+                size = self.console.size
+                plot = draw(self.rows, width=min(size.width - 12, 96), height=max(4, min(14, size.height - 6)))
+                self.live.update(Group(plot, Text(line(event))))
+            elif self.status:
                 self.status.update(Text(line(event)))
             elif time.monotonic() - self.printed >= LINE_SECONDS:
                 self.note(line(event))
                 self.printed = time.monotonic()
+
+
+CURVES = {"loss": "blue", "test_loss": "cyan", "error": "red"}
+DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))  # of a Braille character, by row and column
+
+
+def draw(rows: Sequence[dict[str, Any]], *, width: int, height: int) -> Text:
+    """Losses and error against seconds, on a logarithmic scale, in Braille: `height` lines of `width` characters.
+
+    ```python
+    >>> from ravine.console import draw
+    >>> rows = [{"seconds": second, "loss": 10.0**-second} for second in range(9)]
+    >>> print(draw(rows, width=10, height=2).plain.splitlines()[0].rstrip())
+       1e+00 ┤⠁⠂⠠⢀
+
+    ```
+    """
+    points = [
+        (row["seconds"], math.log10(row[column]), colour)
+        for column, colour in CURVES.items()
+        for row in rows
+        if 0 < row.get(column, math.nan) < math.inf
+    ]
+    if not points:
+        return Text("no finite loss yet")
+    last = max(seconds for seconds, _, _ in points) or 1.0
+    high = math.ceil(max(value for _, value, _ in points) - 1e-9)
+    low = min(math.floor(min(value for _, value, _ in points) + 1e-9), high - 1)
+    dots = [[0] * width for _ in range(height)]
+    colours = [[""] * width for _ in range(height)]
+    for seconds, value, colour in points:
+        x = round(seconds / last * (2 * width - 1))
+        y = round((high - value) / (high - low) * (4 * height - 1))
+        dots[y // 4][x // 2] |= DOTS[y % 4][x % 2]
+        colours[y // 4][x // 2] = colour
+    found = Text()
+    for number in range(height):
+        label = {0: f"{10.0**high:.0e}", height - 1: f"{10.0**low:.0e}"}.get(number, "")
+        found.append(f"{label:>8} {'┤' if label else '│'}", "dim")
+        for bits, colour in zip(dots[number], colours[number], strict=True):
+            found.append(chr(0x2800 + bits) if bits else " ", colour)
+        found.append("\n")
+    found.append(
+        " " * 9
+        + "└"
+        + "─" * width
+        + "\n"
+        + " " * 10
+        + "0 s"
+        + (clock(last) if last >= 10 else f"{last:.2g} s").rjust(width - 3)
+        + "\n",
+        "dim",
+    )
+    for column, colour in CURVES.items():
+        if column in rows[-1]:
+            label = {"test_loss": "loss on independent points", "error": "relative error"}.get(column, column)
+            found.append(" " * 10 + "━━ ", colour).append(f"{label} {rows[-1][column]:.2e}\n")
+    return found
 
 
 def line(event: "Event") -> str:
