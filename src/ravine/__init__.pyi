@@ -36,6 +36,14 @@ from ravine.diagnostics.advice import (
     diagnose as diagnose,
     diagnose_run as diagnose_run,
 )
+from ravine.diagnostics.conflict import (
+    Conflict as Conflict,
+    Noise as Noise,
+    Separability as Separability,
+    conflict as conflict,
+    gradient_noise as gradient_noise,
+    separability as separability,
+)
 from ravine.diagnostics.dynamics import (
     Convergence as Convergence,
     Drift as Drift,
