@@ -54,7 +54,18 @@ from ravine.diagnostics.dynamics import (
     predicted_decay as predicted_decay,
     time_to_target as time_to_target,
 )
+from ravine.diagnostics.errors import (
+    Bands as Bands,
+    Norms as Norms,
+    ResidualMap as ResidualMap,
+    Split as Split,
+    error_bands as error_bands,
+    error_norms as error_norms,
+    error_split as error_split,
+    residual_map as residual_map,
+)
 from ravine.diagnostics.finding import Finding as Finding
+from ravine.diagnostics.precision import Precision as Precision, precision as precision
 from ravine.diagnostics.spectra import (
     Density as Density,
     Spectrum as Spectrum,
