@@ -65,6 +65,13 @@ from ravine.diagnostics.errors import (
     residual_map as residual_map,
 )
 from ravine.diagnostics.finding import Finding as Finding
+from ravine.diagnostics.landscape import (
+    Slice as Slice,
+    filter_normalised as filter_normalised,
+    landscape as landscape,
+    top_eigenvectors as top_eigenvectors,
+    trajectory_plane as trajectory_plane,
+)
 from ravine.diagnostics.precision import Precision as Precision, precision as precision
 from ravine.diagnostics.spectra import (
     Density as Density,
