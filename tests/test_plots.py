@@ -34,7 +34,9 @@ def bare():
 
 
 def panels(figure):
-    return {axes.get_title(loc="left"): axes for axes in figure.findobj(plots.Axes) if axes.get_title(loc="left")}
+    return {
+        axes.get_title(loc="left"): axes for axes in figure.findobj(plots.sheets.Axes) if axes.get_title(loc="left")
+    }
 
 
 def test_panels_of_one_coordinate(line):
@@ -150,3 +152,48 @@ def test_panels_of_an_inverse_problem():
     np.testing.assert_allclose(truth, grid.values[:, 25])
     here = jnp.array([grid.axes[0][7], 0.5])
     assert found[7] == pytest.approx(float(run.model.coefficients["a"](here)), rel=1e-12)
+
+
+# --------------------------------------------------------------------------------------------------------- diagnostics
+
+
+def axes():
+    figure = plots.sheets.Figure()
+    plots.sheets.FigureCanvasAgg(figure)
+    return figure.add_subplot()
+
+
+def test_spectra_show_eigenvalues_above_rounding():
+    drawn = axes()
+    found = rv.Spectrum(np.array([4.0, 1.0, 1e-20]), of="a diagonal", order=3, floor=1e-15)
+    plots.spectra(drawn, {"pde": found})
+    np.testing.assert_array_equal(drawn.lines[0].get_ydata(), [4.0, 1.0])
+    assert "4e+00" in drawn.get_legend().get_texts()[0].get_text()
+
+
+def test_modes_start_at_one():
+    drawn = axes()
+    predicted = rv.predicted_decay([1.0, 0.5], 0.5, [0, 1, 2])
+    plots.modes(drawn, [0, 1, 2], -3 * predicted, predicted)
+    for measured, line in ((drawn.lines[0], drawn.lines[1]), (drawn.lines[2], drawn.lines[3])):
+        np.testing.assert_allclose(measured.get_ydata(), line.get_ydata())
+        assert measured.get_ydata()[0] == 1
+
+
+def test_slices_mark_the_middle():
+    objective, theta = rv.Objective.from_loss(lambda x, _: jnp.sum(x**2) + 1, jnp.ones(3))
+    drawn = axes()
+    plots.slices(drawn, rv.landscape(objective, theta, None, dimensions=1, resolution=5))
+    np.testing.assert_allclose(drawn.lines[0].get_ydata()[2], 4.0)
+    plane = axes()
+    plots.slices(plane, rv.landscape(objective, theta, None, resolution=5))
+    assert plane.collections
+
+
+def test_the_sheet_of_diagnostics(line):
+    found = panels(plots.diagnosis(line))
+    assert {"Spectrum of the tangent kernel", "Where in frequency the error lies", "The loss around the end"} <= set(
+        found
+    )
+    spectrum = found["Spectrum of the tangent kernel"].lines[0].get_ydata()
+    assert np.all(np.diff(spectrum) <= 0)

@@ -399,6 +399,7 @@ def diagnose(
     run: Path,
     /,
     *,
+    figure: Annotated[bool, Parameter(negative=(), show_default=False)] = False,
     json: Annotated[bool, Parameter(negative=(), show_default=False)] = False,
 ) -> int:
     """Say why a run stalled, or why its answer is wrong: what was measured, the cause, and what to type.
@@ -407,12 +408,21 @@ def diagnose(
     ----------
     run
         A run folder.
+    figure
+        Draw spectra, conflict of terms, the loss by place, the error by frequency, and the landscape: diagnosis.png in
+        the folder.
     json
         Print one line of JSON on stdout.
     """
     prepare()
     found, _ = load(run)
     from ravine.diagnostics.advice import diagnose_run
+
+    if figure:
+        from ravine import plots
+
+        plots.diagnosis(found).savefig(run / "diagnosis.png", dpi=150, facecolor="white")
+        print(f"figure   {run / 'diagnosis.png'}", file=sys.stderr)
 
     diagnosis = diagnose_run(found)
     print(_json(diagnosis.describe() | {"run": str(run)}) if json else diagnosis)

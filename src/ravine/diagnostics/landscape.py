@@ -123,7 +123,7 @@ def landscape(
     - `kind`: "random", filter-normalised directions; "hessian", the eigenvectors of ∇²L with the largest eigenvalues,
       in units in which L rises by about one in relative terms (√(2L/|λ|)); "path", the plane of a trajectory `thetas`,
       in units of its reach.
-    - `dimensions`: 1 or 2. `reach`: how far to each side, in units of the directions. `resolution`: points on each axis.
+    - `dimensions`: 1 or 2. `reach`: how far to each side, in units of the directions. `resolution`: points on an axis.
 
     **Raises:** `ValueError` for other kinds and dimensions, and for a path without `thetas`. **Cost:** `resolution` to
     the power of `dimensions` evaluations, beside those of the directions.

@@ -1,4 +1,4 @@
-"""Figures of a run. The only file that imports matplotlib; it keeps no state of pyplot and needs no display.
+"""Figures of a run, and of many.
 
 `solution(run)` puts on one sheet what a run found and how it got there: the solution, its error where a reference is
 known, the points it was trained on, and the convergence against wall time. `save(run, path)` writes it.
