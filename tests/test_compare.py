@@ -11,6 +11,7 @@ import ravine as rv
 from ravine import compare, plots
 from ravine.optim.presets import METHODS
 from ravine.optim.presets._method import catalogue_page
+from ravine.plots import sheets
 from test_cli import ravine_
 
 TINY = ("--points", "16", "--set", "width=4", "--set", "depth=1")
@@ -186,12 +187,13 @@ def test_methods_that_memory_is_too_small_for_say_so(monkeypatch):
 
     monkeypatch.setattr("psutil.virtual_memory", Memory)
     problem = rv.problems.make("poisson1d", points=8, width=60, depth=2)
-    chosen, left_out = compare.select(problem)
-    objective, _, sampler = problem.objective(jax.random.key(0))
-    needed = rv.forecast(rv.bfgs(), objective, sampler.init(jax.random.key(1)).batch).bytes
+    objective, theta, sampler = problem.objective(jax.random.key(0))
+    batch = sampler.init(jax.random.key(1)).batch
+    why = lambda name: compare.why_not(name, objective, theta, batch, sampler)
+    needed = rv.forecast(rv.bfgs(), objective, batch).bytes
     assert needed > 2**27
-    assert left_out["bfgs"] == f"Needs {needed / 2**30:.1f} GiB of memory, of which 0.1 GiB are free."
-    assert "lbfgs" in chosen
+    assert why("bfgs") == f"Needs {needed / 2**30:.1f} GiB of memory, of which 0.1 GiB are free."
+    assert why("lbfgs") == ""
 
 
 # ------------------------------------------------------------------------------------------------- table and figure
@@ -249,7 +251,7 @@ def test_the_figure_shows_every_curve_twice():
     np.testing.assert_array_equal(work.get_xdata(), [1.0, 61.0, 122.0])
     assert len({line.get_color() for line in lines}) == 2
     many = [dataclasses.replace(curves[0], label=f"m{i}") for i in range(60)]
-    styles = plots._styles(many)
+    styles = sheets._styles(many)
     assert len({(style["color"], style["ls"]) for style in styles[:16]}) == 16
 
 

@@ -7,8 +7,10 @@ import io
 import json
 import pathlib
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import ravine as rv
@@ -35,12 +37,37 @@ def test_silent_on_a_run_that_is_well(k):
     assert not rv.diagnose(healthy(k)), str(rv.diagnose(healthy(k)))
 
 
+@pytest.mark.parametrize(
+    "name,options,steps",
+    [
+        ("ritz1d", {"width": 10}, 300),
+        ("heat1d", {"points": 256, "width": 10, "depth": 2}, 600),
+        ("inverse_burgers", {"points": 150, "width": 10, "depth": 2}, 60),
+    ],
+)
+def test_silent_on_other_problems(name, options, steps):
+    """A Ritz energy, an equation in time, one with unknown coefficients that is only begun."""
+    run = rv.train(rv.problems.make(name, **options), rv.Phase(rv.ssbroyden(), steps=steps), key=KEY)
+    found = rv.diagnose(run)
+    assert not found or found.kinds == ("short-budget",), str(found)
+
+
 def test_overfitted_points():
     problem = poisson1d(k=4, points=12, width=10)
     found = first(rv.train(problem, rv.Phase(rv.ssbroyden(), steps=600), key=KEY))
     assert found.kind == "overfitted-points"
     assert found.numbers["ratio"] > 3
     assert found.numbers["test_loss"] / found.numbers["loss"] == pytest.approx(found.numbers["ratio"])
+
+
+def test_overfitted_points_of_burgers():
+    """The run keeps what was best on independent points; that training overfitted afterwards is in its history."""
+    problem = rv.problems.make("burgers", points=40, width=10, depth=2, sampling="fixed")
+    phases = [rv.Phase(rv.adam(1e-3), steps=300, name="adam"), rv.Phase(rv.ssbroyden(), steps=600, name="ssbroyden")]
+    run = rv.train(problem, phases, key=KEY)
+    found = first(run)
+    assert found.kind == "overfitted-points"
+    assert found.numbers["loss"] == run.history["loss"][-1]
 
 
 def test_duplicate_points():
@@ -149,6 +176,66 @@ def test_too_small_network():
     found = first(rv.train(problem, rv.Phase(rv.ssbroyden(), steps=400), key=KEY))
     assert found.kind == "too-small-network"
     assert found.numbers["parameters"] < found.numbers["rows"] / 2
+
+
+def test_saturated_units():
+    """Weights fifty times as large: tanh is a step almost everywhere."""
+    run = healthy()
+    theta = run.objective.flatten(
+        jax.tree.map(lambda leaf: 50 * leaf if eqx.is_inexact_array(leaf) and leaf.ndim == 2 else leaf, run.model)
+    )
+    found = rv.diagnose(run.objective, theta, run.position.carry.sampler.batch, problem=run.problem)
+    assert found.kinds[0] == "saturated-units", str(found)
+    assert found.findings[0].numbers["share"] > 0.8
+    assert "saturated-units" not in rv.diagnose(run).kinds
+
+
+def waves(scale: float, steps: int = 600) -> rv.Run:
+    """A fit of sin 2π·12x by Fourier features of this scale, by Adam."""
+    x = jnp.linspace(0, 1, 96)
+    network = lambda key: rv.models.Compose(
+        rv.models.Fourier(1, 16, scale=scale, key=jax.random.key(3)),
+        rv.models.MLP(32, "scalar", width=16, depth=1, key=key),
+    )
+    problem = rv.Problem(
+        terms=(rv.residual("fit", lambda u, z: u(z) - jnp.sin(24 * jnp.pi * z[0])),),
+        sampler=rv.Constant({"fit": x[:, None]}),
+        model=network,
+        reference=rv.problems.GridReference((np.asarray(x),), np.sin(24 * np.pi * np.asarray(x)), ("x",)),
+    )
+    return rv.train(problem, rv.Phase(rv.adam(1e-2), steps=steps, name="adam(rate=0.01)"), key=KEY)
+
+
+def test_low_fourier_scale():
+    found = rv.diagnose(waves(1.0))
+    assert found.kinds[0] == "low-fourier-scale", str(found)
+    assert found.findings[0].numbers["needed"] == pytest.approx(12, rel=0.2)
+    assert found.findings[0].numbers["reached"] < 8
+    fitting = waves(60.0)
+    assert fitting.error < 0.1
+    assert "low-fourier-scale" not in rv.diagnose(fitting).kinds
+
+
+def noisy(size: int | None) -> rv.Run:
+    """A fit of sin πx from 512 values with errors of 0.3, by SGD at a constant rate, `size` values at a time."""
+    x = jnp.linspace(0, 1, 512)
+    y = jnp.sin(jnp.pi * x) + 0.3 * jax.random.normal(KEY, (512,))
+    data = {"data": (x[:, None], y)}
+    problem = rv.Problem(
+        terms=(rv.supervised("data"),),
+        sampler=rv.Constant(data) if size is None else rv.Minibatches(data, size=size),
+        model=lambda key: rv.models.MLP(1, "scalar", width=16, depth=1, key=key),
+        reference=healthy().problem.reference,
+    )
+    return rv.train(problem, rv.Phase(rv.sgd(0.2), steps=3000, name="sgd(rate=0.2)"), key=KEY)
+
+
+def test_noise():
+    """Four values at a time: the fit wanders about. All of them at once: no noise of batches."""
+    found = rv.diagnose(noisy(4))
+    assert found.kinds[0] == "noise", str(found)
+    assert found.findings[0].numbers["variance"] > 3 * found.findings[0].numbers["signal"]
+    assert "noise" not in rv.diagnose(noisy(None)).kinds
 
 
 def test_rounding_floor():

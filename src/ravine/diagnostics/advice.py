@@ -22,6 +22,7 @@ from ravine.samplers import Sampler
 from ravine.terms import points_of
 
 REMARK = 0.05  # findings with less blame are left out
+UNWELL = 1e-3  # a relative error above which a run without findings is not called well
 CLEAR = 0.3  # from here on a finding is a cause; below it is a remark
 
 
@@ -34,6 +35,14 @@ class Diagnosis:
 
     def __bool__(self) -> bool:
         return any(finding.blame > CLEAR for finding in self.findings)
+
+    @property
+    def verdict(self) -> str:
+        """What to say where nothing is to blame: all is well, or what is left has no cause that any check knows."""
+        error = self.facts.get("relative_error")
+        if error is not None and error > UNWELL:
+            return f"No check finds a cause, but a relative error of {error:.1e} is left."
+        return "Nothing is to blame."
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -64,7 +73,7 @@ class Diagnosis:
         )
         parts = [facts[:1].upper() + facts[1:] + "."] if facts else []
         if not self:
-            parts.append("Nothing is to blame." + (" Remarks:" if self.findings else ""))
+            parts.append(self.verdict + (" Remarks:" if self.findings else ""))
         for number, finding in enumerate(self.findings, 1):
             head = f"{number}. {finding.summary} ({finding.kind}, blame {finding.blame:.0%})"
             lines = [head, *(_wrapped(text) for text in (finding.evidence, finding.cause))]

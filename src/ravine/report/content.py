@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ravine.diagnostics.advice import diagnose_run
+from ravine.diagnostics.advice import Diagnosis, diagnose_run
 from ravine.diagnostics.finding import Finding
 from ravine.diagnostics.spectra import Spectrum, curvature
 from ravine.objective import Weighted
@@ -51,13 +51,14 @@ class Content:
     spectrum: Spectrum | None
     findings: tuple[Finding, ...]
     coefficients: Mapping[str, tuple[float, float]]
+    verdict: str  # where there are no findings
 
 
 def measure(run: Run, name: str, findings: Sequence[Finding] | None, *, share: int = 1) -> Content:
     """All that a report tells of a run; the findings are measured too where they are None. `share`: of how many."""
     with jax.enable_x64(run.theta.dtype == jnp.float64):
         batch = points_of(run.position.carry.sampler.batch)
-        found = diagnose_run(run).findings if findings is None else tuple(findings)
+        diagnosis = diagnose_run(run) if findings is None else Diagnosis(tuple(findings))
         return Content(
             name,
             run,
@@ -65,8 +66,9 @@ def measure(run: Run, name: str, findings: Sequence[Finding] | None, *, share: i
             _field(run, VALUES // share),
             _points(run),
             _spectrum(run, batch),
-            tuple(sorted(found, key=lambda finding: -finding.blame)),
+            tuple(sorted(diagnosis.findings, key=lambda finding: -finding.blame)),
             {name: (float(known.value), float(known.std)) for name, known in coefficients(run).items()},
+            diagnosis.verdict,
         )
 
 

@@ -271,7 +271,7 @@ def _findings(contents: Sequence[Content]) -> str:
     for content in contents:
         level = 3 if len(contents) == 1 else 4
         cards = "".join(_card(finding, level) for finding in content.findings)
-        body = f'<ol class="cards">{cards}</ol>' if cards else '<p class="well">Nothing is to blame.</p>'
+        body = f'<ol class="cards">{cards}</ol>' if cards else f'<p class="well">{escape(content.verdict)}</p>'
         made.append((f"<h3>{escape(content.name)}</h3>" if len(contents) > 1 else "") + body)
     return "".join(made)
 

@@ -17,7 +17,14 @@ from ravine.diagnostics.checks.fit import (
     overfitted_points,
     rounding_floor,
 )
-from ravine.diagnostics.checks.model import broken_boundary, ill_conditioned, inconsistent, too_small
+from ravine.diagnostics.checks.model import (
+    broken_boundary,
+    ill_conditioned,
+    inconsistent,
+    low_scale,
+    saturated,
+    too_small,
+)
 from ravine.diagnostics.checks.steps import drowned_term, noise, poisoned_pairs, rate_too_high, short_budget
 
 CHECKS: dict[str, Check] = {
@@ -31,6 +38,8 @@ CHECKS: dict[str, Check] = {
     "noise": noise,
     "drowned-term": drowned_term,
     "inconsistent-equations": inconsistent,
+    "saturated-units": saturated,
+    "low-fourier-scale": low_scale,
     "too-small-network": too_small,
     "ill-conditioned": ill_conditioned,
     "short-budget": short_budget,

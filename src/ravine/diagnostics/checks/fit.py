@@ -58,7 +58,12 @@ def duplicate_points(case: Case) -> Finding | None:
 
 def overfitted_points(case: Case) -> Finding | None:
     """The training points are fitted, what lies between them is not."""
-    test, loss = case.independent, case.loss
+    test, loss, when = case.independent, case.loss, "The"
+    last = case.rows[-1] if case.rows else {}
+    end, late = last.get("loss", np.nan), last.get("test_loss", np.nan)
+    # A run keeps the parameters that were best on independent points, as they were before it overfitted.
+    if test is not None and np.isfinite(late) and 0 <= end < 0.1 * loss and late > test:
+        test, loss, when = float(late), float(end), "At the end of training the"
     if test is None or not case.finite or not (np.isfinite(test) and test > 0) or loss < 0:
         return None
     ratio = test / max(loss, np.finfo(float).tiny)
@@ -70,8 +75,8 @@ def overfitted_points(case: Case) -> Finding | None:
         "overfitted-points",
         blame,
         "The training points are overfitted.",
-        f"The loss is {loss:.1e} on the training points and {test:.1e} on independent ones, {ratio:.0f} times as much; "
-        f"{m:,} rows face {n:,} parameters.",
+        f"{when} loss is {loss:.1e} on the training points and {test:.1e} on independent ones, {ratio:.0f} times as "
+        f"much; {m:,} rows face {n:,} parameters.",
         "The residual vanishes at the points and not between them, so that further training does not lower the error.",
         ("--sampler rad", "--sampler departs", f"--points {4 * m}", "a smaller network: --width N"),
         {"loss": loss, "test_loss": test, "ratio": ratio, "rows": m, "parameters": n},

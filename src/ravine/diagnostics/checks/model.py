@@ -2,10 +2,15 @@
 
 import math
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from ravine.diagnostics.case import Case
 from ravine.diagnostics.finding import Finding
+from ravine.diagnostics.spectra import mean_frequency
+from ravine.domains import Box
+from ravine.models import Fourier
 from ravine.problems.problem import GridReference
 
 PINNED = 1e-8  # ‖∂u/∂θ‖ relative to the largest below which no parameter moves the model
@@ -97,6 +102,8 @@ def too_small(case: Case) -> Finding | None:
         "drowned-term",
         "noise",
         "rounding-floor",
+        "low-fourier-scale",
+        "saturated-units",
     )
     return Finding(
         "too-small-network",
@@ -108,6 +115,68 @@ def too_small(case: Case) -> Finding | None:
         ("--width N, twice as many", "--set depth=N, one more layer"),
         {"share": share, "rows": m, "parameters": n},
     )
+
+
+def saturated(case: Case) -> Finding | None:
+    """Activations so far from zero that their slopes vanish."""
+    shares = []
+    for function, layers in case.probed:
+        slope = jax.vmap(jax.vmap(jax.grad(function)))
+        shares += [float(np.mean(np.abs(np.asarray(slope(jnp.asarray(layer)))) < 1e-3)) for layer in layers]
+    share = max(shares, default=0.0)
+    if share < 0.5:
+        return None
+    layer = int(np.argmax(shares)) + 1
+    return Finding(
+        "saturated-units",
+        share * case.unsolved * (1 - case.blame("not-finite", "duplicate-points", "broken-boundary")),
+        "The activations are saturated.",
+        f"In hidden layer {layer} the slope of the activation is below 1e-3 at {share:.0%} of units and points.",
+        "Where slopes vanish so do the gradients of all layers before, and derivatives of the solution are spikes.",
+        ("start from smaller weights", "scale the inputs: models.Compose(models.Scale(low, high), network)"),
+        {"share": share, "layer": layer},
+    )
+
+
+def low_scale(case: Case) -> Finding | None:
+    """Fourier features whose frequencies are far below those of the solution."""
+    embedded = jax.tree.leaves(case.model, is_leaf=lambda leaf: isinstance(leaf, Fourier))
+    if not any(isinstance(leaf, Fourier) for leaf in embedded) or case.linear is None:
+        return None
+    residual, jacobian = case.linear
+    for name, rows in case.term_rows.items():
+        points = case.points(name) if case.part is case.batch else None
+        if points is None or len(points) != rows.stop - rows.start or len(points) < 16 or points.shape[1] > 2:
+            continue
+        values, vectors = np.linalg.eigh(jacobian[rows] @ jacobian[rows].T)
+        learnt = values > max(case.floor, 1 / max(case.steps, 1000)) * values[-1]
+        total = float(residual[rows] @ residual[rows])
+        left = float(np.sum((vectors[:, ~learnt].T @ residual[rows]) ** 2)) / total if total > 0 else 0.0
+        box = Box(points.min(axis=0), points.max(axis=0))
+        needed = float(mean_frequency(residual[rows][:, None], points, box)[0])
+        reached = _most(mean_frequency(vectors[:, learnt], points, box), values[learnt])
+        if left > 0.5 and needed > 1.5 * reached:
+            causes = ("not-finite", "duplicate-points", "broken-boundary", "noise")
+            return Finding(
+                "low-fourier-scale",
+                left * case.unsolved * (1 - case.blame(*causes)),
+                "The Fourier features are too slow for the solution.",
+                f"The residual of {name!r} has {needed:.1f} waves across the domain in the mean, the modes that the "
+                f"network learns in {max(case.steps, 1000):,} steps {reached:.1f} at most (99 % of the trace's trace); "
+                f"{left:.0%} of its loss lies beyond them.",
+                "A network learns what its features hold; frequencies far above theirs take a time that grows without "
+                "bound.",
+                (f"models.Fourier(…, scale=…) {needed / max(reached, 0.5):.0f} times as large", "a second, faster set"),
+                {"needed": needed, "reached": reached, "share": left},
+            )
+    return None
+
+
+def _most(frequencies: np.ndarray, values: np.ndarray) -> float:
+    """The frequency up to which 99 % of the sum of `values` lies."""
+    order = np.argsort(frequencies)
+    held = np.cumsum(values[order]) / np.sum(values)
+    return float(frequencies[order][np.searchsorted(held, 0.99)])
 
 
 def ill_conditioned(case: Case) -> Finding | None:
@@ -124,7 +193,7 @@ def ill_conditioned(case: Case) -> Finding | None:
     forecast = math.log(10) / 2 / lowest
     causes = (
         *("not-finite", "duplicate-points", "broken-boundary", "rate-too-high", "noise", "drowned-term"),
-        *("inconsistent-equations", "too-small-network", "rounding-floor"),
+        *("inconsistent-equations", "too-small-network", "rounding-floor", "low-fourier-scale", "saturated-units"),
     )
     return Finding(
         "ill-conditioned",
