@@ -84,7 +84,7 @@ def drowned_boundary(seconds: float) -> rv.Run:
 @plants("rate-too-high")
 def rate_too_high(seconds: float) -> rv.Run:
     """Gradient descent at a rate far above 2/λ_max."""
-    phase = rv.Phase(rv.gradient_descent(rate=0.1), seconds=seconds, name="gradient_descent(rate=0.1)")
+    phase = rv.Phase(rv.gradient_descent(rate=0.5), seconds=seconds, name="gradient_descent(rate=0.5)")
     return rv.train(burgers(), phase, key=jax.random.key(SEED))
 
 

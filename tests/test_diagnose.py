@@ -179,15 +179,14 @@ def test_too_small_network():
 
 
 def test_saturated_units():
-    """Weights fifty times as large: tanh is a step almost everywhere."""
-    run = healthy()
-    theta = run.objective.flatten(
-        jax.tree.map(lambda leaf: 50 * leaf if eqx.is_inexact_array(leaf) and leaf.ndim == 2 else leaf, run.model)
-    )
-    found = rv.diagnose(run.objective, theta, run.position.carry.sampler.batch, problem=run.problem)
-    assert found.kinds[0] == "saturated-units", str(found)
-    assert found.findings[0].numbers["share"] > 0.8
-    assert "saturated-units" not in rv.diagnose(run).kinds
+    """Weights that begin fifty times as large: tanh is a step almost everywhere, and stays one."""
+    problem = poisson1d(points=64, width=10)
+    larger = lambda leaf: 50 * leaf if eqx.is_inexact_array(leaf) and leaf.ndim == 2 else leaf
+    grown = dataclasses.replace(problem, model=lambda key: jax.tree.map(larger, problem.model(key)))
+    found = first(rv.train(grown, rv.Phase(rv.adam(1e-3), steps=300, name="adam"), key=KEY))
+    assert found.kind == "saturated-units"
+    assert found.numbers["born"] > 0.8
+    assert "saturated-units" not in rv.diagnose(healthy()).kinds
 
 
 def waves(scale: float, steps: int = 600) -> rv.Run:

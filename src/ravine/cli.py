@@ -11,10 +11,8 @@ import contextlib
 import dataclasses
 import datetime
 import importlib.util
-import inspect
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -82,19 +80,23 @@ app = cyclopts.App(
 
 
 @app.command
-def problems() -> int:
-    """List the problems: what they state, their options with defaults, the best error published."""
-    from ravine import problems as known
+def problems(name: str | None = None, /) -> int:
+    """List the problems, or tell all about one: statement, class, unknowns, reference, options, the best errors.
 
-    table = make_table("problem", "statement", "options and defaults", "best published")
-    for name in known.NAMES:
-        factory = known.factory(name)
-        doc = inspect.getdoc(factory) or ""
-        best = re.search(r"Best published[^:]*: ([^)]*\))", " ".join(doc.split()))
-        options = (f"{option}={parameter.default}" for option, parameter in options_of(name).items())
-        table.add_row(name, doc.split("\n")[0], " ".join(options), best.group(1) if best else "")
-    _stdout().print(table)
-    print("\nravine solve NAME --points 2000 --set option=value")
+    Parameters
+    ----------
+    name
+        A problem, to see its options and the whole of its statement.
+    """
+    from ravine import listing
+
+    if name is None:
+        _stdout().print(listing.problems())
+        print("\nours: median of three seeds on two cores, by ravine solve NAME and what is said there.")
+        print("ravine problems NAME (its options), ravine solve NAME --points 2000 --set option=value")
+    else:
+        options_of(name)  # refuses a name that there is not
+        print(listing.problem(name))
     return 0
 
 

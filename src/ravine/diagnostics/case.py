@@ -150,16 +150,22 @@ class Case:
         return float(sum(float(term.weight) * float(values[term.name]) for term in self.objective.terms))
 
     @functools.cached_property
+    def fresh(self) -> Vector | None:
+        """Parameters as the problem draws them before training."""
+        if self.problem is None:
+            return None
+        _, theta, _ = self.problem.objective(jax.random.key(0))
+        return theta.astype(self.theta.dtype) if theta.shape == self.theta.shape else None
+
+    @functools.cached_property
     def start(self) -> float:
         """The loss that training began with: the first record, else at parameters drawn anew, else the loss now."""
         if self.rows and np.isfinite(self.rows[0].get("loss", np.nan)):
             return max(float(self.rows[0]["loss"]), self.loss)
-        if self.problem is not None:
-            _, theta, _ = self.problem.objective(jax.random.key(0))
-            if theta.shape == self.theta.shape:
-                values = _values(self.objective, theta.astype(self.theta.dtype), self.batch)
-                first = sum(float(term.weight) * float(values[term.name]) for term in self.objective.terms)
-                return max(float(first), self.loss)
+        if self.fresh is not None:
+            values = _values(self.objective, self.fresh, self.batch)
+            first = sum(float(term.weight) * float(values[term.name]) for term in self.objective.terms)
+            return max(float(first), self.loss)
         return self.loss
 
     @functools.cached_property
@@ -295,6 +301,14 @@ class Case:
         return np.asarray(residual, float), np.asarray(jacobian, float)
 
     @functools.cached_property
+    def fresh_jacobian(self) -> np.ndarray | None:
+        """The Jacobian before training, on `part`; None where that, or `linear`, is unknown."""
+        if self.linear is None or self.fresh is None:
+            return None
+        jacobian = np.asarray(_linear(self.objective, self.fresh, self.part)[1], float)
+        return jacobian if np.isfinite(jacobian).all() else None
+
+    @functools.cached_property
     def term_rows(self) -> dict[str, slice]:
         """Which rows belong to which term."""
         found, start = {}, 0
@@ -386,7 +400,23 @@ class Case:
         return np.asarray(entry) if eqx.is_array(entry) and np.ndim(entry) == 2 else None
 
     @functools.cached_property
-    def probed(self) -> list[tuple[Callable, list[np.ndarray]]]:
+    def saturation(self) -> list[float]:
+        """The share of units and points at which the slope of the activation is below 1e-3, layer by layer."""
+        return self._saturation(self.theta)
+
+    @functools.cached_property
+    def born_saturated(self) -> float:
+        """The largest such share before training; 0 where that is unknown."""
+        return 0.0 if self.fresh is None else max(self._saturation(self.fresh), default=0.0)
+
+    def _saturation(self, theta: Vector) -> list[float]:
+        shares = []
+        for function, layers in self._probed(theta):
+            slope = jax.vmap(jax.vmap(jax.grad(function)))
+            shares += [float(np.mean(np.abs(np.asarray(slope(jnp.asarray(layer)))) < 1e-3)) for layer in layers]
+        return shares
+
+    def _probed(self, theta: Vector) -> list[tuple[Callable, list[np.ndarray]]]:
         """Of each multilayer perceptron in the model: its activation, and what goes into it, layer by layer.
 
         At up to 64 points of the first term that has some; nothing where the model cannot be called at a point.
@@ -403,7 +433,7 @@ class Case:
             seen.append((module, []))
             return _Probe(module, seen[-1][1])
 
-        model = jax.tree.map(probe, self.model, is_leaf=lambda leaf: isinstance(leaf, kinds))
+        model = jax.tree.map(probe, self.objective.model(theta), is_leaf=lambda leaf: isinstance(leaf, kinds))
         try:
             for point in points[:: max(1, len(points) // 64)]:
                 model(jnp.asarray(point, self.theta.dtype))

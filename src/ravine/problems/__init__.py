@@ -8,6 +8,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+from ravine.problems.catalogue import CATALOGUE, Entry
 from ravine.problems.problem import (
     ClassReference,
     CoefficientReference,
@@ -22,42 +23,7 @@ from ravine.problems.problem import (
 from ravine.problems.stages import next_stage
 from ravine.problems.windows import in_windows
 
-NAMES = (
-    "quadratic",
-    "rosenbrock",
-    "logistic",
-    "poisson1d",
-    "poisson2d",
-    "poisson5d",
-    "poisson10d",
-    "poisson100d",
-    "ritz1d",
-    "ritz2d",
-    "heat1d",
-    "heat4d",
-    "helmholtz_soft",
-    "peak",
-    "multiscale1d",
-    "burgers",
-    "burgers_smooth",
-    "allen_cahn",
-    "convection",
-    "reaction",
-    "advection_diffusion",
-    "kuramoto_sivashinsky",
-    "cavity",
-    "antiderivative",
-    "antiderivative_physics",
-    "poisson_operator",
-    "darcy_operator",
-    "burgers_operator",
-    "inverse_burgers",
-    "inverse_field",
-    "lotka_volterra",
-    "digits",
-    "two_moons",
-    "regression1d",
-)
+NAMES = tuple(CATALOGUE)
 
 
 def factory(name: str) -> Callable[..., Problem]:
@@ -91,9 +57,11 @@ def make(name: str, **options: Any) -> Problem:
 
 
 __all__ = [
+    "CATALOGUE",
     "NAMES",
     "ClassReference",
     "CoefficientReference",
+    "Entry",
     "GridReference",
     "OperatorReference",
     "ParameterReference",

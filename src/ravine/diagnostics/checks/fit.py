@@ -1,11 +1,14 @@
 """Checks of what was fitted: numbers that are finite, points that are independent, digits that exist."""
 
+from typing import Any
+
 import jax.numpy as jnp
 import numpy as np
 
 from ravine.diagnostics.case import Case
 from ravine.diagnostics.finding import Finding
 from ravine.problems.problem import locate
+from ravine.samplers import RAD, Importance
 
 RATIO = 3.0  # losses on independent points up to this many times that on the training points are usual
 
@@ -35,6 +38,8 @@ def not_finite(case: Case) -> Finding | None:
 def duplicate_points(case: Case) -> Finding | None:
     """The same point stands several times among the points of a term."""
     worst, which, counts = 0.0, "", (0, 0)
+    if _by_residual(case.sampler):
+        return None  # a point comes as often as it counts, and next time others do
     for name in case.names:
         points = case.points(name)
         if points is None or len(points) < 8:
@@ -56,6 +61,13 @@ def duplicate_points(case: Case) -> Finding | None:
     )
 
 
+def _by_residual(sampler: Any) -> bool:
+    """Whether points are drawn by their residual, here or inside of what wraps it."""
+    while sampler is not None and not isinstance(sampler, (RAD, Importance)):
+        sampler = getattr(sampler, "sampler", None)
+    return sampler is not None
+
+
 def overfitted_points(case: Case) -> Finding | None:
     """The training points are fitted, what lies between them is not."""
     test, loss, when = case.independent, case.loss, "The"
@@ -70,6 +82,8 @@ def overfitted_points(case: Case) -> Finding | None:
     if ratio <= RATIO:
         return None
     blame = (1 - RATIO / ratio) * case.unsolved * (1 - case.blame("duplicate-points"))
+    if case.born_saturated >= 0.5:  # spikes between the points, as many points as there may be
+        blame *= 1 - case.born_saturated
     m, n = case.objective.size(case.batch), case.objective.parameters
     return Finding(
         "overfitted-points",

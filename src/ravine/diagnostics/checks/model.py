@@ -3,7 +3,6 @@
 import math
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from ravine.diagnostics.case import Case
@@ -119,22 +118,25 @@ def too_small(case: Case) -> Finding | None:
 
 def saturated(case: Case) -> Finding | None:
     """Activations so far from zero that their slopes vanish."""
-    shares = []
-    for function, layers in case.probed:
-        slope = jax.vmap(jax.vmap(jax.grad(function)))
-        shares += [float(np.mean(np.abs(np.asarray(slope(jnp.asarray(layer)))) < 1e-3)) for layer in layers]
-    share = max(shares, default=0.0)
+    share = max(case.saturation, default=0.0)
     if share < 0.5:
         return None
-    layer = int(np.argmax(shares)) + 1
+    layer, born = case.saturation.index(share) + 1, case.born_saturated
+    causes = ["not-finite", "duplicate-points", "broken-boundary"]
+    evidence = f"In hidden layer {layer} the slope of the activation is below 1e-3 at {share:.0%} of units and points"
+    if born < 0.5 and case.fresh is not None:
+        # Units may well saturate on the way: where the solution is steep, and where something else drives them.
+        causes += ["rate-too-high", "noise", "low-fourier-scale", "too-small-network", "inconsistent-equations"]
+        causes += ["overfitted-points", "drowned-term", "poisoned-pairs"]
+        share, evidence = share / 2, f"{evidence}; before training at {born:.0%}"
     return Finding(
         "saturated-units",
-        share * case.unsolved * (1 - case.blame("not-finite", "duplicate-points", "broken-boundary")),
+        share * case.unsolved * (1 - case.blame(*causes)),
         "The activations are saturated.",
-        f"In hidden layer {layer} the slope of the activation is below 1e-3 at {share:.0%} of units and points.",
+        f"{evidence}.",
         "Where slopes vanish so do the gradients of all layers before, and derivatives of the solution are spikes.",
         ("start from smaller weights", "scale the inputs: models.Compose(models.Scale(low, high), network)"),
-        {"share": share, "layer": layer},
+        {"share": max(case.saturation), "layer": layer, "born": born},
     )
 
 
@@ -144,6 +146,10 @@ def low_scale(case: Case) -> Finding | None:
     if not any(isinstance(leaf, Fourier) for leaf in embedded) or case.linear is None:
         return None
     residual, jacobian = case.linear
+    if case.fresh_jacobian is not None:
+        jacobian = (
+            case.fresh_jacobian
+        )  # what training can learn: later units that saturate make spikes of any frequency
     for name, rows in case.term_rows.items():
         points = case.points(name) if case.part is case.batch else None
         if points is None or len(points) != rows.stop - rows.start or len(points) < 16 or points.shape[1] > 2:
@@ -162,7 +168,7 @@ def low_scale(case: Case) -> Finding | None:
                 left * case.unsolved * (1 - case.blame(*causes)),
                 "The Fourier features are too slow for the solution.",
                 f"The residual of {name!r} has {needed:.1f} waves across the domain in the mean, the modes that the "
-                f"network learns in {max(case.steps, 1000):,} steps {reached:.1f} at most (99 % of the trace's trace); "
+                f"network learns in {max(case.steps, 1000):,} steps {reached:.1f} at most (99 % of the trace); "
                 f"{left:.0%} of its loss lies beyond them.",
                 "A network learns what its features hold; frequencies far above theirs take a time that grows without "
                 "bound.",

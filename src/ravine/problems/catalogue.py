@@ -1,0 +1,68 @@
+"""What there is: every problem with its class, its dimension, its reference, and the best that was reached on it."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A problem among the others.
+
+    `dimension` counts the variables of a solution or, without one, of what is sought. `error` is the relative error, or
+    what the reference's docstring says instead, in the median of seeds 0, 1 and 2 on two cores after `command`, which
+    is an argument of the shell's `ravine`; None: not measured.
+    """
+
+    kind: str
+    dimension: int
+    unknowns: str
+    reference: str
+    error: float | None = None
+    command: str = ""
+
+
+FUNCTION = "functions"
+STRONG = "equations, strong form"
+ENERGY = "energies"
+OPERATOR = "operators"
+INVERSE = "inverse"
+TRAJECTORY = "differential equations in time"
+DATA = "data"
+
+EXACT, SPECTRAL = "exact", "spectral"
+
+CATALOGUE: dict[str, Entry] = {
+    "quadratic": Entry(FUNCTION, 100, "x", EXACT),
+    "rosenbrock": Entry(FUNCTION, 2, "x", EXACT),
+    "poisson1d": Entry(STRONG, 1, "u", EXACT),
+    "poisson2d": Entry(STRONG, 2, "u", EXACT),
+    "poisson5d": Entry(STRONG, 5, "u", EXACT),
+    "poisson10d": Entry(STRONG, 10, "u", EXACT),
+    "poisson100d": Entry(STRONG, 100, "u", EXACT),
+    "heat1d": Entry(STRONG, 2, "u", EXACT, 2.8e-11, "solve heat1d --budget 60s"),
+    "heat4d": Entry(STRONG, 5, "u", EXACT),
+    "helmholtz_soft": Entry(STRONG, 2, "u", EXACT, 9.4e-8, "solve helmholtz_soft --budget 120s"),
+    "peak": Entry(STRONG, 2, "u", EXACT),
+    "multiscale1d": Entry(STRONG, 1, "u", EXACT),
+    "burgers": Entry(STRONG, 2, "u", "Cole–Hopf, quadrature", 7.4e-8, "solve burgers --budget 60s"),
+    "burgers_smooth": Entry(STRONG, 2, "u", "Cole–Hopf, quadrature"),
+    "allen_cahn": Entry(STRONG, 2, "u", SPECTRAL, 3.0e-7, "solve allen_cahn --budget 60s"),
+    "convection": Entry(STRONG, 2, "u", EXACT),
+    "reaction": Entry(STRONG, 2, "u", EXACT),
+    "advection_diffusion": Entry(STRONG, 2, "u", SPECTRAL, 1.6e-5, "solve advection_diffusion --budget 120s"),
+    "kuramoto_sivashinsky": Entry(STRONG, 2, "u", SPECTRAL, 3.5e-4, "solve kuramoto_sivashinsky --budget 300s"),
+    "cavity": Entry(STRONG, 2, "ψ (velocity, pressure)", SPECTRAL),
+    "ritz1d": Entry(ENERGY, 1, "u", EXACT, 1.8e-10, "solve ritz1d --budget 60s"),
+    "ritz2d": Entry(ENERGY, 2, "u", EXACT, 6.9e-10, "solve ritz2d --budget 120s"),
+    "antiderivative": Entry(OPERATOR, 1, "a ↦ u", EXACT),
+    "antiderivative_physics": Entry(OPERATOR, 1, "a ↦ u, no labels", EXACT),
+    "poisson_operator": Entry(OPERATOR, 1, "f ↦ u", EXACT),
+    "darcy_operator": Entry(OPERATOR, 2, "a ↦ u", "finite volumes"),
+    "burgers_operator": Entry(OPERATOR, 2, "u(0) ↦ u", SPECTRAL),
+    "inverse_burgers": Entry(INVERSE, 2, "u, two coefficients", EXACT, 1.3e-6, "solve inverse_burgers --budget 120s"),
+    "inverse_field": Entry(INVERSE, 1, "u, a field", EXACT),
+    "lotka_volterra": Entry(TRAJECTORY, 1, "part of the law", "adaptive Runge–Kutta"),
+    "regression1d": Entry(DATA, 1, "u", EXACT),
+    "logistic": Entry(DATA, 50, "weights", "Newton's method"),
+    "two_moons": Entry(DATA, 2, "class", "labels held out"),
+    "digits": Entry(DATA, 64, "class", "labels held out"),
+}
