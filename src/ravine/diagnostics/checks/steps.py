@@ -89,11 +89,14 @@ def drowned_term(case: Case) -> Finding | None:
     points = case.points(name)
     size = float(np.mean(case.response(_others(case, name, points))[0] ** 2)) if points is not None else 1.0
     wrong = min(1.0, np.sqrt(2 * value / size) / 1e-2) if size > 0 else 1.0
-    if share > 0.02 or wrong < 0.3:
+    # The others thrive on it: where they are not met either, something else is in the way.
+    others = float(case.by_term[0].sum()) - weight * value
+    thriving = 1 - min(1.0, np.sqrt(max(others, 0.0) / case.start)) if case.start > 0 else 1.0
+    if share > 0.02 or wrong < 0.3 or thriving < 0.3:
         return None
     return Finding(
         "drowned-term",
-        (1 - share * len(traces)) * wrong * case.unsolved,
+        (1 - share * len(traces)) * wrong * thriving * case.unsolved,
         f"The term {name!r} is drowned by the others.",
         f"It has {share:.1e} of the trace of the kernel, so learns {1 / max(share, 1e-300):.0e} times as slowly as all "
         f"together; its loss, without its weight of {weight:.2g}, is {value:.1e}.",
