@@ -195,6 +195,7 @@ def diagnose_run(run: Run, *, phases: Plan | Phase | Sequence[Phase] | None = No
             sampler,
             carry.optimizer,
             stop=run.stop.value,
+            end=carry.theta,
         )
     )
 

@@ -97,6 +97,7 @@ class Case:
     state: PyTree = None
     key: RandomKey | None = None
     stop: str = ""
+    end: Vector | None = None  # the parameters that training ended with
     checks: Mapping[str, Check] = dataclasses.field(default_factory=dict)
     found: dict[str, Finding | None] = dataclasses.field(default_factory=dict)
 
@@ -158,14 +159,26 @@ class Case:
         return theta.astype(self.theta.dtype) if theta.shape == self.theta.shape else None
 
     @functools.cached_property
+    def fresh_by_term(self) -> np.ndarray | None:
+        """Weighted losses `(k,)` before training, on the batch."""
+        return None if self.fresh is None else np.asarray(_terms(self.objective, self.fresh, self.batch)[0], float)
+
+    @functools.cached_property
+    def end_by_term(self) -> tuple[np.ndarray, np.ndarray]:
+        """`by_term` where training ended, which need not be where it was best."""
+        if self.end is None or self.end.shape != self.theta.shape:
+            return self.by_term
+        values, grads = _terms(self.objective, self.end, self.batch)
+        good = bool(jnp.isfinite(values).all() & jnp.isfinite(grads).all())
+        return (np.asarray(values, float), np.asarray(grads, float)) if good else self.by_term
+
+    @functools.cached_property
     def start(self) -> float:
         """The loss that training began with: the first record, else at parameters drawn anew, else the loss now."""
         if self.rows and np.isfinite(self.rows[0].get("loss", np.nan)):
             return max(float(self.rows[0]["loss"]), self.loss)
-        if self.fresh is not None:
-            values = _values(self.objective, self.fresh, self.batch)
-            first = sum(float(term.weight) * float(values[term.name]) for term in self.objective.terms)
-            return max(float(first), self.loss)
+        if self.fresh_by_term is not None:
+            return max(float(self.fresh_by_term.sum()), self.loss)
         return self.loss
 
     @functools.cached_property
@@ -359,14 +372,24 @@ class Case:
     # ----------------------------------------------------------------------------------------------- noise, rounding
 
     @functools.cached_property
+    def _rounded(self) -> np.ndarray:
+        """Residuals `(4, m)` (or losses) at parameters rounded at random."""
+        keys = jax.random.split(jax.random.key(2), 4)
+        return np.asarray([_nudged(self.objective, self.theta, self.batch, key) for key in keys], float)
+
+    @functools.cached_property
     def rounding(self) -> float:
         """The loss that rounding the parameters alone makes: ½‖r(θ(1 ± ε)) − r(θ)‖² (without residuals |ΔL|)."""
-        key = jax.random.key(2)
-        samples = np.asarray([_nudged(self.objective, self.theta, self.batch, k) for k in jax.random.split(key, 4)])
-        apart = np.asarray(samples[::2], float) - np.asarray(samples[1::2], float)
-        if self.objective.has_residuals:
-            return float(np.mean(np.sum(apart**2, axis=1)) / 4)
-        return float(np.mean(np.abs(apart)))
+        if not self.objective.has_residuals:
+            return self.wobble
+        apart = self._rounded[::2] - self._rounded[1::2]
+        return float(np.mean(np.sum(apart**2, axis=1)) / 4)
+
+    @functools.cached_property
+    def wobble(self) -> float:
+        """By how much rounding the parameters changes the loss, |ΔL|: no smaller decrease can be told from rounding."""
+        losses = np.sum(self._rounded**2, axis=1) / 2 if self.objective.has_residuals else self._rounded[:, 0]
+        return float(np.mean(np.abs(losses[::2] - losses[1::2])))
 
     @functools.cached_property
     def batches(self) -> list[Batch]:

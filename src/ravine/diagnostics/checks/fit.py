@@ -102,12 +102,14 @@ def rounding_floor(case: Case) -> Finding | None:
     if not case.finite or case.loss <= 0:
         return None
     eps, floor = float(jnp.finfo(case.theta.dtype).eps), case.rounding
+    single = eps > 1e-10
+    last = case.column("loss")[-5:]
+    stuck = len(last) == 5 and abs(last[0] - last[-1]) <= 4 * case.wobble  # a decrease that is none
     if case.objective.has_residuals:
         share = min(1.0, 30 * floor / case.loss)  # searches lose their way before the last digit
+        share = max(share, float(stuck and single and not case.first_order))
     else:
-        fallen = case.column("loss")[-5:]
-        share = 1.0 if len(fallen) == 5 and abs(fallen[0] - fallen[-1]) <= 4 * floor else 0.0
-    single = eps > 1e-10
+        share = float(stuck)
     if share < 0.1 or (not single and case.unsolved == 0):
         return None
     if case.falling > 0.5:
@@ -117,7 +119,8 @@ def rounding_floor(case: Case) -> Finding | None:
         "rounding-floor",
         share * max(case.unsolved, 0.4 if single else 0.0),
         f"The loss is at the rounding floor of float{bits}.",
-        f"Rounding the parameters to float{bits} alone makes a loss of {floor:.1e}; the loss is {case.loss:.1e}.",
+        f"Rounding the parameters to float{bits} alone makes a loss of {floor:.1e}, and changes the loss of "
+        f"{case.loss:.1e} by {case.wobble:.1e}.",
         "Differences between the losses of two steps are rounding, so that a line search finds no lower one and stops.",
         ("--precision 64",) if single else ("scale the residual and the solution to size one",),
         {"floor": floor, "loss": case.loss, "eps": eps},

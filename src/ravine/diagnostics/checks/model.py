@@ -68,8 +68,9 @@ def inconsistent(case: Case) -> Finding | None:
     if case.unreachable is None or len(case.names) < 2 or case.falling > FLAT:
         return None
     test = case.loss if case.independent is None else case.independent
-    norms = float(np.linalg.norm(case.by_term[1], axis=1).sum())
-    cancelled = 1 - float(np.linalg.norm(case.gradient)) / norms if norms > 0 else 0.0
+    values, grads = case.end_by_term
+    norms = float(np.linalg.norm(grads, axis=1).sum())
+    cancelled = 1 - float(np.linalg.norm(grads.sum(axis=0))) / norms if norms > 0 else 0.0
     alone = max(_alone(case, rows) for rows in case.term_rows.values())
     if cancelled < 0.9 or test > 10 * case.loss:
         return None
@@ -78,8 +79,8 @@ def inconsistent(case: Case) -> Finding | None:
         "inconsistent-equations",
         share * case.unsolved * (1 - case.blame("duplicate-points", "broken-boundary", "drowned-term")),
         "The terms contradict each other.",
-        f"{cancelled:.1%} of their gradients cancel at a loss of {case.loss:.1e} ({test:.1e} on independent points); "
-        f"alone, each could shed {1 - alone:.0%} of its loss.",
+        f"{cancelled:.1%} of their gradients cancel at a loss of {values.sum():.1e} ({test:.1e} on independent "
+        f"points); alone, each could shed {1 - alone:.0%} of its loss.",
         "No solution meets all terms: a wrong sign, a wrong coefficient, or data of another problem.",
         ("check signs and coefficients of each term, on a known solution", "leave out one term and train again"),
         {"cancelled": cancelled, "alone": alone, "loss": case.loss},

@@ -84,15 +84,18 @@ def drowned_term(case: Case) -> Finding | None:
     share = traces[name] / total if total > 0 else 1.0
     term = next(term for term in case.objective.terms if term.name == name)
     weight = float(term.weight)
-    value = case.by_term[0][case.names.index(name)] / weight if weight > 0 else np.inf
+    index = case.names.index(name)
+    value = case.by_term[0][index] / weight if weight > 0 else np.inf
     # The mean square of the condition's residual, beside that of the solution at the same points.
     points = case.points(name)
     size = float(np.mean(case.response(_others(case, name, points))[0] ** 2)) if points is not None else 1.0
     wrong = min(1.0, np.sqrt(2 * value / size) / 1e-2) if size > 0 else 1.0
-    # The others thrive on it: where they are not met either, something else is in the way.
+    # The others thrive on it; where they are not met either, something else is in the way.
     others = float(case.by_term[0].sum()) - weight * value
-    thriving = 1 - min(1.0, np.sqrt(max(others, 0.0) / case.start)) if case.start > 0 else 1.0
-    if share > 0.02 or wrong < 0.3 or thriving < 0.3:
+    before = case.start if case.fresh_by_term is None else case.fresh_by_term.sum() - case.fresh_by_term[index]
+    left = float(np.sqrt(max(others, 0.0) / before)) if before > 0 else 0.0
+    thriving = float(np.clip(1.5 - 5 * left, 0, 1))
+    if share > 0.02 or wrong < 0.3 or thriving == 0:
         return None
     return Finding(
         "drowned-term",
