@@ -153,7 +153,7 @@ def wrong_sign(seconds: float) -> rv.Run:
             terms=(rv.residual("pde", reversed_speed), rv.supervised("data")),
             sampler=rv.WithData(made.sampler, data=(jnp.asarray(places), jnp.asarray(values))),
         ),
-        usual(seconds),
+        usual(2 * seconds),
         key=jax.random.key(SEED),
     )
 

@@ -63,23 +63,30 @@ def _alone(case: Case, rows: slice) -> float:
     return min(float(kept @ kept) / total, 1.0) if total > 0 else 0.0
 
 
+def _cancelled(grads: np.ndarray) -> float:
+    """The share of gradients `(k, n)` that is lost in their sum."""
+    norms = float(np.linalg.norm(grads, axis=1).sum())
+    return 1 - float(np.linalg.norm(grads.sum(axis=0))) / norms if norms > 0 else 0.0
+
+
 def inconsistent(case: Case) -> Finding | None:
     """Terms that can each be met, but not together."""
     if case.unreachable is None or len(case.names) < 2 or case.falling > FLAT:
         return None
     test = case.loss if case.independent is None else case.independent
-    values, grads = case.end_by_term
-    norms = float(np.linalg.norm(grads, axis=1).sum())
-    cancelled = 1 - float(np.linalg.norm(grads.sum(axis=0))) / norms if norms > 0 else 0.0
+    # Where training was best or where it ended: steps go on along the valley, slowly.
+    cancelled, values = max((_cancelled(grads), tuple(values)) for values, grads in (case.by_term, case.end_by_term))
     alone = max(_alone(case, rows) for rows in case.term_rows.values())
-    if cancelled < 0.9 or test > 10 * case.loss:
+    # Where the sum of gradients vanishes, the residual is off the range of J: were the terms only badly conditioned
+    # together, it would lie in modes that are slow.
+    if cancelled < 0.5 or case.unreachable < 0.5 or test > 10 * case.loss:
         return None
-    share = cancelled * (1 - alone)
+    share = case.unreachable * (1 - alone)
     return Finding(
         "inconsistent-equations",
         share * case.unsolved * (1 - case.blame("duplicate-points", "broken-boundary", "drowned-term")),
         "The terms contradict each other.",
-        f"{cancelled:.1%} of their gradients cancel at a loss of {values.sum():.1e} ({test:.1e} on independent "
+        f"{cancelled:.1%} of their gradients cancel at a loss of {sum(values):.1e} ({test:.1e} on independent "
         f"points); alone, each could shed {1 - alone:.0%} of its loss.",
         "No solution meets all terms: a wrong sign, a wrong coefficient, or data of another problem.",
         ("check signs and coefficients of each term, on a known solution", "leave out one term and train again"),
