@@ -42,7 +42,7 @@ def test_silent_on_a_run_that_is_well(k):
     [
         ("ritz1d", {"width": 10}, 300),
         ("heat1d", {"points": 256, "width": 10, "depth": 2}, 600),
-        ("inverse_burgers", {"points": 150, "width": 10, "depth": 2}, 60),
+        pytest.param("inverse_burgers", {"points": 150, "width": 10, "depth": 2}, 60, marks=pytest.mark.slow),
     ],
 )
 def test_silent_on_other_problems(name, options, steps):

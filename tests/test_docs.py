@@ -61,6 +61,13 @@ def test_the_catalogue_of_methods_is_up_to_date():
     assert (ROOT / "docs" / "methods.md").read_text() == catalogue_page(METHODS), told
 
 
+def test_the_table_of_what_was_reached_is_up_to_date():
+    from ravine import listing
+
+    told = "write the table of docs/problems.md anew from ravine.listing.reached()"
+    assert listing.reached() in (ROOT / "docs" / "problems.md").read_text(), told
+
+
 def test_the_number_of_methods_is_told_right():
     from ravine.optim.presets import METHODS
 
