@@ -139,11 +139,11 @@ def test_problems_and_methods_are_listed():
     code, out, _ = ravine_("problems")
     assert code == 0
     assert all(name in out for name in ravine.problems.NAMES)
-    assert "1.6e-8 (self-scaled Broyden)" in out
     assert "7.4e-08" in out
     code, out, _ = ravine_("problems", "burgers")
     assert code == 0
     assert "sampling=rad" in out
+    assert "1.6e-8 (self-scaled" in out
     assert "ravine solve burgers --budget 60s" in out
     code, _, err = ravine_("problems", "burger")
     assert code == 2

@@ -2,8 +2,7 @@
 
 import inspect
 import re
-
-from rich.table import Table
+from typing import Any
 
 from ravine.console import make_table
 from ravine.problems import CATALOGUE, factory
@@ -20,8 +19,8 @@ def options(name: str) -> str:
     return " ".join(f"{key}={value.default}" for key, value in inspect.signature(factory(name)).parameters.items())
 
 
-def problems() -> Table:
-    """Every problem in a line, by class."""
+def problems() -> Any:
+    """Every problem in a line, by class: a table for the console."""
     table = make_table("problem", "statement", "d", "unknowns", "reference", "best published", "ours")
     for column, share in zip(table.columns[1:], (9, 1, 3, 3, 5, 4), strict=True):
         column.ratio, table.expand = share, True
