@@ -109,24 +109,15 @@ def methods(*, markdown: Annotated[bool, Parameter(negative=(), show_default=Fal
     markdown
         Print the page docs/methods.md.
     """
-    from ravine.optim.presets import METHODS
-    from ravine.optim.presets._method import catalogue_page
-
     if markdown:
+        from ravine.optim.presets import METHODS
+        from ravine.optim.presets._method import catalogue_page
+
         print(catalogue_page(METHODS), end="")
         return 0
-    table = make_table("method", "what it is", "a step costs", "numbers kept", "needs")
-    for column, share in zip(table.columns[1:], (5, 2, 2, 2), strict=True):
-        column.ratio, table.expand = share, True
-    table.add_row("auto", "Chooses phases from sizes, structure, precision and forecasts. The default.", "", "", "")
-    family = ""
-    for name, method in METHODS.items():
-        if method.family != family:
-            family = method.family
-            table.add_section()
-            table.add_row(f"[not bold italic]{family}[/]")
-        table.add_row(name, method.definition, method.cost, method.memory, ", ".join(method.needs))
-    _stdout().print(table)
+    from ravine import listing
+
+    _stdout().print(listing.methods())
     print("\nravine solve PROBLEM --method NAME, or a sequence: --phases adam:500,ssbroyden:60s")
     return 0
 

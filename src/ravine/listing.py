@@ -1,10 +1,12 @@
-"""Lists for the terminal and for the docs: problems with what was reached on them."""
+"""Lists for the terminal and for the docs: methods, and problems with what was reached on them."""
 
 import inspect
 import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ravine.console import make_table
+from ravine.optim.presets import METHODS
 from ravine.problems import CATALOGUE, factory
 
 
@@ -21,18 +23,37 @@ def options(name: str) -> str:
 
 def problems() -> Any:
     """Every problem in a line, by class: a table for the console."""
-    table = make_table("problem", "statement", "d", "unknowns", "reference", "best published", "ours")
-    for column, share in zip(table.columns[1:], (9, 1, 3, 3, 5, 4), strict=True):
-        column.ratio, table.expand = share, True
-    kind = ""
+    rows = []
     for name, entry in CATALOGUE.items():
-        if entry.kind != kind:
-            kind = entry.kind
-            table.add_section()
-            table.add_row(f"[not bold italic]{kind}[/]")
         statement = (inspect.getdoc(factory(name)) or "").split("\n")[0]
         ours = f"{entry.error:.1e}  {entry.command.replace(f'solve {name} ', '')}" if entry.error is not None else ""
-        table.add_row(name, statement, str(entry.dimension), entry.unknowns, entry.reference, published(name), ours)
+        about = statement, str(entry.dimension), entry.unknowns, entry.reference, published(name), ours
+        rows.append((entry.kind, (name, *about)))
+    columns = {"statement": 9, "d": 1, "unknowns": 3, "reference": 3, "best published": 5, "ours": 4}
+    return _in_sections("problem", columns, rows)
+
+
+def methods() -> Any:
+    """Every method in a line, by family: a table for the console."""
+    about = "Chooses phases from sizes, structure, precision and forecasts. The default."
+    rows = [("", ("auto", about, "", "", ""))]
+    for name, method in METHODS.items():
+        rows.append((method.family, (name, method.definition, method.cost, method.memory, ", ".join(method.needs))))
+    return _in_sections("method", {"what it is": 5, "a step costs": 2, "numbers kept": 2, "needs": 2}, rows)
+
+
+def _in_sections(first: str, columns: Mapping[str, int], rows: Sequence[tuple[str, tuple[str, ...]]]) -> Any:
+    """A table as wide as the console: columns with their shares of it, rows with the section that they belong to."""
+    table = make_table(first, *columns)
+    for column, share in zip(table.columns[1:], columns.values(), strict=True):
+        column.ratio, table.expand = share, True
+    before = ""
+    for section, row in rows:
+        if section != before:
+            table.add_section()
+            table.add_row(f"[not bold italic]{section}[/]")
+            before = section
+        table.add_row(*row)
     return table
 
 

@@ -53,15 +53,15 @@ CATALOGUE: dict[str, Entry] = {
     "cavity": Entry(STRONG, 2, "ψ (velocity, pressure)", SPECTRAL, 1.0e-2, "solve cavity --budget 100s"),
     "ritz1d": Entry(ENERGY, 1, "u", EXACT, 1.8e-10, "solve ritz1d --budget 60s"),
     "ritz2d": Entry(ENERGY, 2, "u", EXACT, 6.9e-10, "solve ritz2d --budget 120s"),
-    "antiderivative": Entry(OPERATOR, 1, "a ↦ u", EXACT, 3.6e-3, "solve antiderivative --budget 40s"),
+    "antiderivative": Entry(OPERATOR, 1, "f ↦ u", EXACT, 3.6e-3, "solve antiderivative --budget 40s"),
     "antiderivative_physics": Entry(
-        OPERATOR, 1, "a ↦ u, no labels", EXACT, 1.7e-3, "solve antiderivative_physics --budget 40s"
+        OPERATOR, 1, "f ↦ u, no labels", EXACT, 1.7e-3, "solve antiderivative_physics --budget 40s"
     ),
     "poisson_operator": Entry(OPERATOR, 1, "f ↦ u", EXACT, 6.4e-3, "solve poisson_operator --budget 40s"),
-    "darcy_operator": Entry(OPERATOR, 2, "a ↦ u", "finite volumes"),
-    "burgers_operator": Entry(OPERATOR, 2, "u(0) ↦ u", SPECTRAL),
+    "darcy_operator": Entry(OPERATOR, 2, "g ↦ u", "finite differences, extrapolated"),
+    "burgers_operator": Entry(OPERATOR, 1, "u(·, 0) ↦ u(·, 1)", SPECTRAL),
     "inverse_burgers": Entry(INVERSE, 2, "u, two coefficients", EXACT, 1.3e-6, "solve inverse_burgers --budget 120s"),
-    "inverse_field": Entry(INVERSE, 1, "u, a field", EXACT),
+    "inverse_field": Entry(INVERSE, 2, "u, a field", EXACT),
     "lotka_volterra": Entry(
         TRAJECTORY,
         1,

@@ -91,7 +91,7 @@ def drowned_term(case: Case) -> Finding | None:
     size = float(np.mean(case.response(_others(case, name, points))[0] ** 2)) if points is not None else 1.0
     wrong = min(1.0, np.sqrt(2 * value / size) / 1e-2) if size > 0 else 1.0
     # The others thrive on it; where they are not met either, something else is in the way.
-    others = float(case.by_term[0].sum()) - weight * value
+    others = float(case.by_term[0].sum() - case.by_term[0][index])
     before = case.start if case.fresh_by_term is None else case.fresh_by_term.sum() - case.fresh_by_term[index]
     left = float(np.sqrt(max(others, 0.0) / before)) if before > 0 else 0.0
     thriving = float(np.clip(1.5 - 5 * left, 0, 1))
