@@ -183,3 +183,15 @@ def test_weights_on_two_devices_follow_those_on_one():
             for name in ("pde", "bc"):
                 np.testing.assert_allclose(one.weights.weights[name], two.weights.weights[name], rtol=1e-9)
     """)
+
+
+def test_losses_with_curvature_of_their_own_do_not_exhaust_the_threads():
+    # A batch of 10×10 eigenproblems a device: jaxlib would wait for its own pool for ever (`one_by_one_eigh`).
+    run("""
+    digits = rv.problems.make("digits", batch=None, width=4)
+    ends = [
+        rv.train(digits, rv.Phase(rv.levenberg_marquardt(), steps=3), key=jax.random.key(0), devices=devices).theta
+        for devices in (1, 2)
+    ]
+    np.testing.assert_allclose(ends[1], ends[0], rtol=1e-7, atol=1e-9)
+    """)

@@ -13,6 +13,7 @@ from ravine._types import Any, Array, Float, Matrix, Model, PyTree, Scalar, Squa
 from ravine.blocks import automatic, block_map, block_sum, cut, share_out, whole_multiple
 from ravine.constraints import plain
 from ravine.layout import Layout
+from ravine.linalg import one_by_one_eigh
 from ravine.terms import Term, squared
 
 # Bytes of Jacobian rows that are held at once for a Gramian, and for a kernel, where two blocks of rows meet.
@@ -130,7 +131,7 @@ class Piece(eqx.Module):
             return lambda tangent: jnp.sqrt(jnp.maximum(hessian, 0)) @ tangent
         # The symmetric root: eigenvectors alone are free in sign and, where eigenvalues repeat, in rotation, so that
         # two products of one J would differ. What is rounding beside the largest eigenvalue (its root is not!) is zero.
-        values, vectors = jnp.linalg.eigh(hessian)
+        values, vectors = one_by_one_eigh(hessian)
         least = features.size * jnp.finfo(values.dtype).eps * values[-1]
         root = (vectors * jnp.sqrt(jnp.where(values > least, values, 0))[None, :]) @ vectors.T
         return lambda tangent: root @ tangent

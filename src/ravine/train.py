@@ -230,7 +230,9 @@ def _advance(
         return lambda name, points: _replicated(objective.mesh, objective.pointwise(theta, name, points))
 
     def body(c: Carry):
-        batch, sampled = sampler.sample(c.sampler, score(c.theta))
+        # Left to itself, the compiler draws a share of the points on each device and then gathers them: three
+        # communications a step, which take longer than a whole step on a small minibatch.
+        batch, sampled = _replicated(objective.mesh, sampler.sample(c.sampler, score(c.theta)))
         weighed, batch, weights, work = weighting(objective, c.theta, batch, c.weights, c.info.failures > 0)
         weights = _replicated(objective.mesh, weights)
         # Under new weights a search has not failed yet, and damping that failure drove up is forgotten.

@@ -1,6 +1,14 @@
 """Mathematics of matrices that knows nothing of learning."""
 
-from ravine.linalg.dense import damped_qr, gram, shifted_cholesky, solve_cholesky, solve_qr, symmetric_product
+from ravine.linalg.dense import (
+    damped_qr,
+    gram,
+    one_by_one_eigh,
+    shifted_cholesky,
+    solve_cholesky,
+    solve_qr,
+    symmetric_product,
+)
 from ravine.linalg.kronecker import Diagonal, kronecker_product, kronecker_sum
 from ravine.linalg.krylov import Solution, conjugate_gradients
 from ravine.linalg.nystrom import Nystrom, nystrom
@@ -20,6 +28,7 @@ __all__ = [
     "kronecker_sum",
     "lanczos",
     "nystrom",
+    "one_by_one_eigh",
     "shifted_cholesky",
     "solve_cholesky",
     "solve_qr",

@@ -1,11 +1,30 @@
 """Dense symmetric positive (semi)definite systems, inside `jit`."""
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.core import Tracer
 from jax.experimental.layout import Layout, with_layout_constraint
 
 from ravine._types import Array, Count, Float, Matrix, Rows, Scalar, Square, Vector
+
+
+@jax.custom_batching.sequential_vmap
+def one_by_one_eigh(matrix: Square) -> tuple[Float[Array, "n"], Square]:
+    """Eigenvalues and eigenvectors as `jax.numpy.linalg.eigh`; under `vmap`, of one matrix after the other.
+
+    On a CPU jaxlib (0.10) shares a batch of matrices out over the threads of a pool, and waits for them inside of a
+    thread of that very pool. When every device of the host does so at once, none is left to do the work, for ever.
+
+    ```python
+    >>> import jax, jax.numpy as jnp
+    >>> from ravine.linalg import one_by_one_eigh
+    >>> jax.vmap(one_by_one_eigh)(jnp.array([[[3.0, 0.0], [0.0, 2.0]], [[0.0, 1.0], [1.0, 0.0]]]))[0].tolist()
+    [[2.0, 3.0], [-1.0, 1.0]]
+
+    ```
+    """
+    return jnp.linalg.eigh(matrix)
 
 
 def shifted_cholesky(matrix: Square, shift: Scalar, *, attempts: int = 8) -> tuple[Square, Scalar, Count]:
