@@ -497,7 +497,7 @@ class _Loop:
             # Chunks grow until they fill their time, but never past the end of the budget.
             pace = spent / max(made, 1)
             goal = min(CHUNK_SECONDS, max(self._phase_left(), 0.0))
-            length = max(1, min(int(goal / pace), 4 * length, 2**20))
+            length = max(1, min(int(goal / pace), 2 * length, 2**20))
             # Without a step budget, at times that double until they are regular: much happens early.
             wait = max(min(RECORD_SECONDS, self.phase_seconds / 2), self.measured / RECORD_SHARE)
             due = int(self.carry.step) % record == 0 if phase.steps else self.seconds - last >= wait
