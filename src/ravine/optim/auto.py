@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import equinox as eqx
 import jax
 
 from ravine._types import Batch, Vector
@@ -19,6 +20,8 @@ DENSE = 6_000  # parameters up to which a dense inverse Hessian (8n² bytes, fou
 AFFORDABLE, LAPTOP, ROOM = 20, (5e10, 1e10), 4.0
 WARM_UP, SHARE = 1_000, 0.04  # steps of Adam at the start, but no more than this share of the budget
 DEARER = 3.0  # times what Adam costs that a step of SOAP may cost
+# Where batches are noise the rate falls, about as a cosine does: shares of the budget, and of the rate.
+ANNEALED = ((0.4, 1.0), (0.2, 0.5), (0.15, 0.25), (0.15, 0.08), (0.1, 0.02))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +41,8 @@ class Auto:
         reasons, phases = [f"n = {n:,} parameters, m = {m:,} rows, float{bits}."], []
         if _drawn(objective, batch):
             first, reason = _first_order(objective, batch)
-            return Plan((first,), self.seconds, f"{reasons[0]} Minibatches of data: {reason}.")
+            told = f"{reasons[0]} Minibatches of data: {reason}, its rate lowered in {len(ANNEALED)} stages."
+            return Plan(_annealed(first, self.seconds), self.seconds, told)
         if n > DENSE and objective.samples is not None:
             first, reason = _first_order(objective, batch)
             phases += [dataclasses.replace(first, until=stall), Phase(presets.lbfgs(), until=stall, name="lbfgs")]
@@ -112,6 +116,16 @@ def _first_order(objective: Objective, batch: Batch) -> tuple[Phase, str]:
     if soap <= DEARER * adam and costs[1].bytes <= ROOM * 2**30:
         return Phase(methods[1], name="soap"), f"SOAP, whose step costs {soap / adam:.1f} times one of Adam"
     return Phase(methods[0], name="adam"), f"Adam, since a step of SOAP would cost {soap / adam:.1f} times as much"
+
+
+def _annealed(phase: Phase, seconds: float) -> tuple[Phase, ...]:
+    """The phase in stages of an ever smaller rate, which keep what the method has learnt: compiled once."""
+    method = phase.optimizer
+    slower = lambda factor: eqx.tree_at(lambda one: one.search.rate, method, factor * method.search.rate)
+    return tuple(
+        Phase(slower(factor), seconds=share * seconds, keep=number > 0, name=phase.name)
+        for number, (share, factor) in enumerate(ANNEALED)
+    )
 
 
 def _gibibytes(numbers: int, bits: int) -> str:
