@@ -33,13 +33,15 @@ KINDS = {
 }
 
 
-def sampled(sampler: Points, sampling: Sampling, *, every: int) -> Sampler:
+def sampled(sampler: Points, sampling: Sampling, *, every: int, pool: int = 4) -> Sampler:
     """`sampler` as it is, with its points placed otherwise, or drawn anew in some way every so many steps.
 
     - "fixed": as it is; "grid", "uniform", "latin", "sobol", "halton", "hammersley": points of that kind, fixed.
     - "redraw": always; "departs": when the loss on independent points is three times that on the points.
     - "rad", "r3", "importance": by residual; "rar", "rard": half of the points, then a fiftieth more each time.
     - "marching": at five times of growing reach, for equations in time.
+
+    `pool`: how many times as many points "rad" and "importance" draw from.
     """
     if sampling == "fixed":
         return sampler
@@ -49,9 +51,9 @@ def sampled(sampler: Points, sampling: Sampling, *, every: int) -> Sampler:
     made = {
         "redraw": lambda: Redrawn(sampler, every=every),
         "departs": lambda: Redrawn(sampler, every=every, departs=3.0),
-        "rad": lambda: RAD(sampler, every=every),
+        "rad": lambda: RAD(sampler, every=every, pool=pool),
         "r3": lambda: R3(sampler, every=every),
-        "importance": lambda: Importance(sampler, every=every),
+        "importance": lambda: Importance(sampler, every=every, pool=pool),
         "rar": lambda: RAR(sampler, every=every, add=add),
         "rard": lambda: RAR(sampler, every=every, add=add, power=2.0),
         "marching": lambda: Marching(sampler, every=every),

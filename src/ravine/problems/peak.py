@@ -47,7 +47,8 @@ def peak(*, points: int = 2000, width: int = 20, depth: int = 3, sampling: Sampl
     network = lambda key: MLP(2, "scalar", width=width, depth=depth, key=key)
     return Problem(
         terms=(residual("pde", equation),),
-        sampler=sampled(Sobol(box, pde=points), sampling, every=300),
+        # Half of the points go to a sixtieth of the domain: from the usual pool each there would be drawn many times.
+        sampler=sampled(Sobol(box, pde=points), sampling, every=100, pool=32),
         model=lambda key: Constrained(Compose(Scale(box.low, box.high), network(key)), zero, interior),
         reference=GridReference((x, x), wave[:, None] * wave[None, :], ("x", "y")),
         name="peak",
