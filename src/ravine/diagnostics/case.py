@@ -11,9 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from ravine._types import Batch, PyTree, RandomKey, Vector
-from ravine.calculus import taylor
 from ravine.diagnostics.finding import Finding
-from ravine.models import MLP
+from ravine.diagnostics.units import saturated_shares
 from ravine.objective import Objective
 from ravine.optim.ladder import Ladder
 from ravine.optim.optimizer import Optimizer
@@ -433,80 +432,17 @@ class Case:
         return 0.0 if self.fresh is None else max(self._saturation(self.fresh), default=0.0)
 
     def _saturation(self, theta: Vector) -> list[float]:
-        shares = []
-        for function, layers in self._probed(theta):
-            slope = jax.vmap(jax.vmap(jax.grad(function)))
-            shares += [float(np.mean(np.abs(np.asarray(slope(jnp.asarray(layer)))) < 1e-3)) for layer in layers]
-        return shares
-
-    def _probed(self, theta: Vector) -> list[tuple[Callable, list[np.ndarray]]]:
-        """Of each multilayer perceptron in the model: its activation, and what goes into it, layer by layer.
-
-        At up to 64 points of the first term that has some; nothing where the model cannot be called at a point.
-        """
+        """At up to 64 points of the first term that has some; nothing where there are none."""
         points = next((found for name in self.names if (found := self.points(name)) is not None), None)
         if points is None or not self.finite:
             return []
-        seen: list[tuple[Any, list[Any]]] = []
-        kinds = (MLP, eqx.nn.MLP)
-
-        def probe(module):
-            if not isinstance(module, kinds):
-                return module
-            seen.append((module, []))
-            return _Probe(module, seen[-1][1])
-
-        model = jax.tree.map(probe, self.objective.model(theta), is_leaf=lambda leaf: isinstance(leaf, kinds))
-        try:
-            for point in points[:: max(1, len(points) // 64)]:
-                model(jnp.asarray(point, self.theta.dtype))
-        except (TypeError, ValueError, jax.errors.JAXTypeError):  # called otherwise, or compiled inside
-            return []
-        return [(_activation(module), _layers(module, np.stack(inputs))) for module, inputs in seen if inputs]
+        few = points[:: max(1, len(points) // 64)].astype(self.theta.dtype)
+        return saturated_shares(self.objective.model(theta), few)
 
     def response(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The model at points, and how far the parameters move it there, ‖∂u/∂θ‖."""
         values, norms = _spread(self.objective, self.theta, jnp.asarray(points, self.theta.dtype))
         return np.asarray(values, float), np.asarray(norms, float)
-
-
-class _Probe:
-    """A network that notes what it is called with."""
-
-    def __init__(self, module: Any, inputs: list[Any]):
-        self.module, self.inputs = module, inputs
-
-    def __call__(self, x):
-        self.inputs.append(np.asarray(x))
-        return self.module(x)
-
-    def taylor(self, z, curves):
-        self.inputs.append(np.asarray(z))
-        return taylor(self.module, z, curves)
-
-
-def _activation(module: Any) -> Callable:
-    if isinstance(module, MLP):
-        return module.activation
-    return (
-        jax.tree.leaves(module.activation, is_leaf=callable)[0]
-        if not callable(module.activation)
-        else module.activation
-    )
-
-
-def _layers(module: Any, inputs: np.ndarray) -> list[np.ndarray]:
-    """What goes into the activation in each hidden layer, `(points, units)`."""
-    if isinstance(module, MLP):
-        pairs = list(zip(module.weights[:-1], module.biases[:-1], strict=True))
-    else:
-        pairs = [(layer.weight, layer.bias) for layer in module.layers[:-1]]
-    function, found, x = _activation(module), [], inputs
-    for weight, bias in pairs:
-        before = x @ np.asarray(weight).T + (0 if bias is None else np.asarray(bias))
-        found.append(before)
-        x = np.asarray(jax.vmap(jax.vmap(function))(jnp.asarray(before)))
-    return found
 
 
 def thinned(entry: PyTree, share: float) -> PyTree:
