@@ -17,6 +17,7 @@ import pytest
 
 import ravine
 from ravine import cli, doctor, words
+from ravine.cli import settings
 
 TINY = ("--points", "16", "--width", "4", "--depth", "1")
 KEYS = {
@@ -423,7 +424,7 @@ def test_settings(text, value):
 
 def test_sizes_of_every_problem():
     for name in ravine.problems.NAMES:
-        assert cli.sizes(ravine.problems.make(name), None).startswith("n = ")
+        assert settings.sizes(ravine.problems.make(name), None).startswith("n = ")
 
 
 @pytest.mark.parametrize("cores, load, free", [(2, 0.0, 2), (2, 0.6, 2), (2, 0.71, 1), (2, 9.0, 1), (16, 4.0, 12)])
