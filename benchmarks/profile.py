@@ -187,7 +187,7 @@ def page() -> str:
 
 
 if __name__ == "__main__":
-    from ravine.cli import prepare
+    from ravine.cli.settings import prepare
 
     prepare()  # before JAX starts
     jax.config.update("jax_enable_x64", True)

@@ -41,7 +41,7 @@ def rate(rows: int, inner: int, columns: int) -> float:
 def ours(start: Start):
     """ravine's objective as `ravine.train` uses it under the command line's settings, parameters and points."""
     import ravine as rv
-    from ravine.cli import prepare
+    from ravine.cli.settings import prepare
     from ravine.run import subkeys
 
     prepare()

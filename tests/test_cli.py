@@ -17,7 +17,7 @@ import pytest
 
 import ravine
 from ravine import cli, doctor, words
-from ravine.cli import settings
+from ravine.cli import commands, settings
 
 TINY = ("--points", "16", "--width", "4", "--depth", "1")
 KEYS = {
@@ -360,7 +360,7 @@ def test_the_unexpected_keeps_its_traceback(monkeypatch, tmp_path):
     def broken(*_, **__):
         raise ZeroDivisionError
 
-    monkeypatch.setattr(cli, "carry_out", broken)
+    monkeypatch.setattr(commands, "carry_out", broken)
     with pytest.raises(ZeroDivisionError):
         ravine_("solve", "rosenbrock", "--out", tmp_path / "run")
 

@@ -169,9 +169,10 @@ def test_rows_that_are_not_finite_are_named():
 def test_coefficients_of_burgers_are_recovered_and_printed(tmp_path, capsys, monkeypatch):
     """A short run from few data, judged by its own standard deviations; the same numbers by the command line."""
     from ravine import cli
+    from ravine.cli import commands
     from ravine.posterior import coefficients
 
-    monkeypatch.setattr(cli, "prepare", lambda place=None: None)
+    monkeypatch.setattr(commands, "prepare", lambda place=None: None)
     size = ("--set", "samples=300", "--points", "200", "--width", "6", "--depth", "2", "--sampler", "fixed")
     command = ("solve", "inverse_burgers", "--phases", "levenberg_marquardt:30", *size, "--out", str(tmp_path / "run"))
     assert cli.main(command) == 0

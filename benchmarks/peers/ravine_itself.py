@@ -9,7 +9,7 @@ import numpy as np
 import ravine as rv
 from benchmarks.start import Start
 from benchmarks.trace import Trace
-from ravine.cli import prepare
+from ravine.cli.settings import prepare
 
 
 def run(start: Start, trace: Trace, method: str) -> None:

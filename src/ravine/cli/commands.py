@@ -14,7 +14,17 @@ from ravine import doctor as machine, hosts as company
 from ravine.cli.printed import as_line, note, stdout, told_budget
 from ravine.cli.processes import dismiss, find_place, kept, leads, typed, who_is_gone
 from ravine.cli.runs import carry_out, compare_methods, draw, take_part
-from ravine.cli.settings import claim, load, made_plan, make_phases, make_problem, need_plotly, prepare, released
+from ravine.cli.settings import (
+    claim,
+    load,
+    made_plan,
+    make_phases,
+    make_problem,
+    need_plotly,
+    prepare,
+    released,
+    set_precision,
+)
 from ravine.console import make_table, shown
 from ravine.words import (
     Refusal,
@@ -176,7 +186,7 @@ def solve(
     place = find_place(hosts)
     note(f"ravine: {problem}, {phases or method}, {told_budget(seconds)}, float{precision}, seed {seed}")
     prepare(place)
-    _set_precision(precision)
+    set_precision(precision)
     options = check_options(problem, options | others)
     plan = make_phases(method, steps, seconds)
     made = make_problem(problem, options, weights)
@@ -247,7 +257,7 @@ def compare(
         options["points"] = points
     note(f"ravine: comparing on {problem}, {methods}, {seconds:g} s each, float{precision}")
     prepare()
-    _set_precision(precision)
+    set_precision(precision)
     made = make_problem(problem, check_options(problem, options), weights)
     from ravine import compare as comparison
 

@@ -13,7 +13,7 @@ from ravine import hosts as company
 from ravine.cli.printed import note, stdout, warn_of_float32
 from ravine.cli.processes import who_is_gone
 from ravine.cli.settings import restored_key, sizes
-from ravine.console import Progress, make_table
+from ravine.console import Progress, finite, make_table
 from ravine.words import (
     Refusal,
 )

@@ -64,7 +64,7 @@ def prepare(place: company.Place | None = None) -> None:
         meet(place)
 
 
-def _set_precision(bits: int) -> None:
+def set_precision(bits: int) -> None:
     import jax
 
     jax.config.update("jax_enable_x64", bits == 64)
@@ -163,7 +163,7 @@ def load(folder: Path) -> "tuple[Run, dict[str, Any]]":
 
     try:
         config = checkpoint.read_config(folder)
-        _set_precision(32 if config.get("dtype") == "float32" else 64)
+        set_precision(32 if config.get("dtype") == "float32" else 64)
         return checkpoint.load(folder), config
     except checkpoint.RunFolderError as error:
         raise Refusal(str(error)) from None

@@ -2,7 +2,6 @@
 
 import dataclasses
 
-import equinox as eqx
 import jax
 
 from ravine._types import Batch, Vector
@@ -10,6 +9,7 @@ from ravine.objective import Objective
 from ravine.optim import presets
 from ravine.optim.forecast import forecast
 from ravine.optim.phase import Phase, Plan, check_budget
+from ravine.optim.search import Fixed
 from ravine.optim.switches import stalled
 from ravine.terms import points_of
 
@@ -120,8 +120,9 @@ def _first_order(objective: Objective, batch: Batch) -> tuple[Phase, str]:
 
 def _annealed(phase: Phase, seconds: float) -> tuple[Phase, ...]:
     """The phase in stages of an ever smaller rate, which keep what the method has learnt: compiled once."""
-    method = phase.optimizer
-    slower = lambda factor: eqx.tree_at(lambda one: one.search.rate, method, factor * method.search.rate)
+    method, search = phase.optimizer, phase.optimizer.search
+    assert isinstance(search, Fixed) and not callable(search.rate)
+    slower = lambda factor, rate=search.rate: dataclasses.replace(method, search=Fixed(factor * rate))
     return tuple(
         Phase(slower(factor), seconds=share * seconds, keep=number > 0, name=phase.name)
         for number, (share, factor) in enumerate(ANNEALED)
