@@ -159,6 +159,29 @@ def test_planner_sees_objective_parameters_and_batch():
     assert run.summary()["method"] == "planned"
 
 
+def test_automatic_choice_anneals_on_minibatches():
+    """The noise floor of a constant rate is left: the error ends far below where the first stage wandered."""
+    problem = rv.problems.make("logistic", samples=400, features=5, batch=10)
+    plan = rv.auto(seconds=10.0)(*_first_batch(problem))
+    rates = [phase.optimizer.search.rate for phase in plan.phases]
+    assert rates == sorted(rates, reverse=True)
+    assert rates[-1] < rates[0] / 30
+    assert sum(phase.seconds for phase in plan.phases) == pytest.approx(10.0)
+    assert [phase.keep for phase in plan.phases] == [False, True, True, True, True]
+    # Rates at which so small a problem is all noise.
+    louder = lambda method: dataclasses.replace(method, search=rv.Fixed(30 * method.search.rate))
+    louder_phase = lambda one: rv.Phase(louder(one.optimizer), steps=int(400 * one.seconds), keep=one.keep)
+    steps = [louder_phase(phase) for phase in plan.phases]
+    history = rv.train(problem, steps, key=cases.KEY).history
+    tail = lambda number: np.mean([row["error"] for row in history if row["phase"] == number][-20:])
+    assert tail(4) < tail(0) / 3
+
+
+def _first_batch(problem):
+    objective, theta, sampler = problem.objective(cases.KEY)
+    return objective, theta, sampler.init(cases.KEY).batch
+
+
 def test_automatic_choice_solves_a_small_fit():
     """What it chose, with steps in place of seconds, so that no clock decides about the result."""
     problem = line()

@@ -40,7 +40,8 @@ class Auto:
         stall = stalled(seconds=self.seconds / 5, factor=1.2, key="test_loss" if not objective.bare else "loss")
         reasons, phases = [f"n = {n:,} parameters, m = {m:,} rows, float{bits}."], []
         if _drawn(objective, batch):
-            first, reason = _first_order(objective, batch)
+            # A higher rate than where it stays: what noise it leaves, later stages take away.
+            first, reason = _first_order(objective, batch, rate=3e-3)
             told = f"{reasons[0]} Minibatches of data: {reason}, its rate lowered in {len(ANNEALED)} stages."
             return Plan(_annealed(first, self.seconds), self.seconds, told)
         if n > DENSE and objective.samples is not None:
@@ -82,9 +83,9 @@ def auto(*, seconds: float | int) -> Auto:
     time until the very end), after at most 1,000 steps of Adam: from a raw start quasi-Newton steps may overfit the
     points (poisson2d with k = 4, 1,000 points: error 2e-4 at a loss of 3e-11 without, 1e-7 with). Beyond that Adam,
     then L-BFGS; where samples of data are fitted, SOAP instead of Adam if its step costs no more than three of Adam's,
-    and for minibatches nothing else. When progress per second stalls, and one factorisation a step is affordable by
-    its forecast, Levenberg–Marquardt follows. The plan's `reason` says what was chosen and why, with memory and time a
-    step.
+    and for minibatches nothing else: there the rate falls in stages to a fiftieth, as batches are noise. When progress
+    per second stalls, and one factorisation a step is affordable by its forecast, Levenberg–Marquardt follows. The
+    plan's `reason` says what was chosen and why, with memory and time a step.
 
     **Arguments:** `seconds`: the budget of wall time, compilation apart.
 
@@ -107,9 +108,9 @@ def _drawn(objective: Objective, batch: Batch) -> bool:
     return objective.samples is not None and max(counts, default=objective.samples) < objective.samples
 
 
-def _first_order(objective: Objective, batch: Batch) -> tuple[Phase, str]:
+def _first_order(objective: Objective, batch: Batch, rate: float = 1e-3) -> tuple[Phase, str]:
     """SOAP where its matrices cost little beside a gradient, else Adam; and why."""
-    methods = presets.adam(1e-3), presets.soap()
+    methods = presets.adam(rate), presets.soap()
     bits = 8 * objective.layout.dtype.itemsize
     costs = [forecast(method, objective, batch) for method in methods]
     adam, soap = (one.cost.seconds(bits=bits, machine=LAPTOP) for one in costs)
@@ -121,7 +122,8 @@ def _first_order(objective: Objective, batch: Batch) -> tuple[Phase, str]:
 def _annealed(phase: Phase, seconds: float) -> tuple[Phase, ...]:
     """The phase in stages of an ever smaller rate, which keep what the method has learnt: compiled once."""
     method, search = phase.optimizer, phase.optimizer.search
-    assert isinstance(search, Fixed) and not callable(search.rate)
+    assert isinstance(search, Fixed)
+    assert not callable(search.rate)
     slower = lambda factor, rate=search.rate: dataclasses.replace(method, search=Fixed(factor * rate))
     return tuple(
         Phase(slower(factor), seconds=share * seconds, keep=number > 0, name=phase.name)
