@@ -13,7 +13,9 @@ from ravine.models import Fourier
 from ravine.problems.problem import GridReference
 
 PINNED = 1e-8  # ‖∂u/∂θ‖ relative to the largest below which no parameter moves the model
-FLAT = 0.1  # decades over the last half of the steps: less is no progress
+# Decades over the last half of the steps. Less than FLAT is no progress; less than SLOW, a loss not even halved, may be
+# steps along the valley between terms that contradict each other.
+FLAT, SLOW = 0.1, 0.3
 
 
 def broken_boundary(case: Case) -> Finding | None:
@@ -71,7 +73,7 @@ def _cancelled(grads: np.ndarray) -> float:
 
 def inconsistent(case: Case) -> Finding | None:
     """Terms that can each be met, but not together."""
-    if case.unreachable is None or len(case.names) < 2 or case.falling > FLAT:
+    if case.unreachable is None or len(case.names) < 2 or case.falling > SLOW:
         return None
     test = case.loss if case.independent is None else case.independent
     # Where training was best or where it ended: steps go on along the valley, slowly.
