@@ -14,6 +14,7 @@ histories and best parameters are always judged by the given ones.
 from ravine.weights.by_point import Causal, ResidualAttention, SelfAdaptive
 from ravine.weights.by_term import Annealing, Balance, GradNorm, NTKTrace, ReLoBRaLo
 from ravine.weights.lagrangian import AugmentedLagrangian
+from ravine.weights.scheme import weighed
 from ravine.weights.weighting import Given, Weighting
 
 SCHEMES: dict[str, type[Weighting]] = {
@@ -42,4 +43,5 @@ __all__ = [
     "ResidualAttention",
     "SelfAdaptive",
     "Weighting",
+    "weighed",
 ]
