@@ -30,10 +30,12 @@ def note(text: str) -> None:
 
 
 def stdout() -> Console:
+    """Where tables go; into a file or a pipe 160 columns wide."""
     return Console(highlight=False, width=None if sys.stdout.isatty() else 160)
 
 
 def told_budget(seconds: float | None) -> str:
+    """A budget in words."""
     return "until the phases end" if seconds is None else f"{seconds:g} s"
 
 
@@ -48,6 +50,7 @@ def newest() -> str:
 
 
 def warn_of_float32(phases: Any) -> None:
+    """A note where curvature methods are asked for in float32."""
     import jax
 
     from ravine.optim.first_order import Steepest, Transform

@@ -7,9 +7,7 @@ import threading
 import time
 
 from ravine import hosts as company
-from ravine.words import (
-    Refusal,
-)
+from ravine.words import Refusal
 
 typed: list[str] = []  # the arguments of this command, for the processes that take part in it
 _children: list[subprocess.Popen] = []  # those that were started here
@@ -92,4 +90,5 @@ def who_is_gone() -> str:
 
 
 def kept() -> str:
+    """What is left of a run that lost a process."""
     return "Nothing was reached yet." if leads() else "What process 0 saved last can be gone on with: ravine resume RUN"

@@ -14,9 +14,7 @@ from ravine.cli.printed import note, stdout, warn_of_float32
 from ravine.cli.processes import who_is_gone
 from ravine.cli.settings import restored_key, sizes
 from ravine.console import Progress, finite, make_table
-from ravine.words import (
-    Refusal,
-)
+from ravine.words import Refusal
 
 if TYPE_CHECKING:
     from ravine.callbacks import Event

@@ -13,12 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ravine import doctor as machine, hosts as company
 from ravine.cli.printed import newest
 from ravine.cli.processes import launch, meet
-from ravine.words import (
-    Refusal,
-    Step,
-    check_method,
-    parse_weights,
-)
+from ravine.words import Refusal, Step, check_method, parse_weights
 
 if TYPE_CHECKING:
     from ravine.optim.auto import Auto

@@ -123,11 +123,12 @@ def _annealed(phase: Phase, seconds: float) -> tuple[Phase, ...]:
     """The phase in stages of an ever smaller rate, which keep what the method has learnt: compiled once."""
     method, search = phase.optimizer, phase.optimizer.search
     assert isinstance(search, Fixed)
-    assert not callable(search.rate)
-    slower = lambda factor, rate=search.rate: dataclasses.replace(method, search=Fixed(factor * rate))
+    rate = search.rate
+    assert not callable(rate)
+    stages = [(share, dataclasses.replace(method, search=Fixed(factor * rate))) for share, factor in ANNEALED]
     return tuple(
-        Phase(slower(factor), seconds=share * seconds, keep=number > 0, name=phase.name)
-        for number, (share, factor) in enumerate(ANNEALED)
+        dataclasses.replace(phase, optimizer=slower, seconds=share * seconds, keep=number > 0)
+        for number, (share, slower) in enumerate(stages)
     )
 
 

@@ -9,14 +9,7 @@ import jax.numpy as jnp
 from ravine._results import Work
 from ravine._types import Array, Batch, Float, Scalar
 from ravine.objective import Objective
-from ravine.weights.scheme import (
-    Scheme,
-    adam,
-    adam_start,
-    named,
-    reference_terms,
-    stacked,
-)
+from ravine.weights.scheme import Scheme, adam, adam_start, named, reference_terms, stacked
 
 
 class Annealing(Scheme):

@@ -13,13 +13,7 @@ from ravine._results import Work
 from ravine._types import Array, Batch, Float, PyTree, Vector
 from ravine.objective import Objective
 from ravine.terms import Weighted, points_of, squared
-from ravine.weights.scheme import (
-    Scheme,
-    reference_terms,
-    same_points,
-    weighed,
-    with_points,
-)
+from ravine.weights.scheme import Scheme, reference_terms, same_points, weighed, with_points
 from ravine.weights.weighting import known_terms
 
 

@@ -130,10 +130,12 @@ def reference_terms(objective: Objective, reference: str | None, who: str) -> li
 
 
 def named(objective: Objective, values: Float[Array, "k"]) -> dict[str, Array]:
+    """One value a term, by the names of the terms."""
     return {term.name: values[k] for k, term in enumerate(objective.terms)}
 
 
 def stacked(objective: Objective, weights: dict[str, Array]) -> Float[Array, "k"]:
+    """The inverse of `named`."""
     return jnp.stack([weights[term.name] for term in objective.terms])
 
 
@@ -141,6 +143,7 @@ ADAM = optax.scale_by_adam()  # what steps the λ that are trained
 
 
 def adam_start(like: PyTree) -> PyTree:
+    """The state of `adam` before its first step."""
     with jax.numpy_dtype_promotion("standard"):
         return ADAM.init(like)
 

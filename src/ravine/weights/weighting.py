@@ -82,4 +82,5 @@ def known_terms(objective: Objective, names: tuple[str, ...], who: str) -> None:
 
 
 def with_weight(term, weight):
+    """The term, weighed otherwise."""
     return eqx.tree_at(lambda term: term.weight, term, weight)
