@@ -137,7 +137,7 @@ class RAD(_Drawn):
     the noise of the draw is far below that of independent points.
 
     A residual that lives on a small part of the domain needs a large pool, or the same few points are drawn over and
-    over: on `peak`, whose source fills a sixtieth of it, a pool of 32 reaches 2e-4 to 6e-3 in 50 s, 4 stays near 1.
+    over: on `peak`, whose source fills a sixtieth of it, a pool of 32 reaches 7e-4 in 50 s, one of 4 3e-3 (seed 0).
 
     **Cost** of a redraw: one evaluation on the pool.
     """
