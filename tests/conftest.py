@@ -3,7 +3,6 @@
 This file must not import ravine: the hook that checks shapes (`--jaxtyping-packages`) is installed after it is read.
 """
 
-import itertools
 import os
 
 # Compiling is most of the suite's time: with this flag it takes 40 % of what it takes without. Read when JAX starts.
@@ -20,26 +19,15 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_disable_most_optimizations", True)
 
 
-# Programs that a process may hold: each takes a few mappings of memory, of which Linux allows 65,530 by default; when
-# there are no more, XLA ends the process while it compiles.
-MAPPINGS = 30_000
+@pytest.fixture(autouse=True, scope="module")
+def programs_of_one_file():
+    """Compiled programs are dropped after each file.
 
-
-_tests = itertools.count(1)
-
-
-@pytest.fixture(autouse=True)
-def not_too_many_programs():
+    They take gigabytes else, and each a few mappings of memory, of which Linux allows 65,530 by default; when there are
+    no more, XLA ends the process while it compiles.
+    """
     yield
-    if next(_tests) % 20:  # the list of mappings is long
-        return
-    try:
-        with open("/proc/self/maps") as maps:
-            many = sum(1 for _ in maps) > MAPPINGS
-    except OSError:
-        return
-    if many:
-        jax.clear_caches()
+    jax.clear_caches()
 
 
 @pytest.fixture
