@@ -311,6 +311,17 @@ def test_logistic_optimum_is_stationary_and_minimal(ridge: float) -> None:
         assert reference.logistic_loss(w + 1e-4 * direction, features, labels, ridge) > value
 
 
+def test_logistic_optimum_has_all_its_digits() -> None:
+    features, labels = reference.logistic_data(2000, 10, seed=3)
+    w = reference.logistic_optimum(features, labels, 1e-3)
+    wider = np.finfo(np.longdouble).eps < np.finfo(np.float64).eps
+    own = np.linalg.norm(reference.logistic_correction(w, features, labels, 1e-3))
+    assert own < (3e-16 if wider else 1e-13) * np.linalg.norm(w)
+    # The correction finds an error that is there.
+    error = 1e-6 * np.linspace(-1, 1, 10)
+    np.testing.assert_allclose(reference.logistic_correction(w + error, features, labels, 1e-3), -error, atol=1e-11)
+
+
 def test_logistic_gradient_is_the_derivative() -> None:
     features, labels = reference.logistic_data(200, 6, seed=4)
     w = np.linspace(-1, 1, 6)
