@@ -203,7 +203,9 @@ def sloped():
 
 
 def mixed_step(solver, space, damping, rows_before, state):
-    return one_step(rv.GaussNewton(space=space, solver=solver), *sloped(), damping, rows_before, state)
+    # Arrays, so that numbers do not compile anything anew.
+    numbers = jnp.asarray(damping), jnp.int32(rows_before)
+    return one_step(rv.GaussNewton(space=space, solver=solver), *sloped(), *numbers, state)
 
 
 @eqx.filter_jit
@@ -211,7 +213,7 @@ def one_step(direction, objective, theta, batch, damping, rows_before, state):
     lin = objective.linearise(theta, batch)
     previous = Previous(jnp.zeros(1), None, None, jnp.zeros(()), jnp.array(False), jnp.int32(1), rows_before)
     path, state = direction(lin, theta, state, previous, key=cases.KEY)
-    step, work = path.attempt(jnp.asarray(damping, theta.dtype))
+    step, work = path.attempt(damping)
     return step, path.work + work, state
 
 
@@ -233,8 +235,10 @@ def test_mixed_precision_falls_back_where_float32_does_not_serve(space, monkeypa
     monkeypatch.setattr("ravine.optim.gauss_newton.REFINEMENTS", 4)
     exact, _, _ = mixed_step("qr", "parameter", 1e-8, 0, None)
     # A function of its own, since what was traced before holds the other number.
-    step = eqx.filter_jit(one_step.__wrapped__)
-    found, work, _ = step(rv.GaussNewton(space=space, solver="mixed"), *sloped(), 1e-8, 0, jnp.int32(0))
+    step = eqx.filter_jit(lambda *args: one_step.__wrapped__(*args))
+    found, work, _ = step(
+        rv.GaussNewton(space=space, solver="mixed"), *sloped(), jnp.asarray(1e-8), jnp.int32(0), jnp.int32(0)
+    )
     objective, _, batch = sloped()
     # The digits that squaring the condition number leaves in float64.
     np.testing.assert_allclose(found, exact, atol=1e-3 * np.abs(exact).max())
