@@ -2,7 +2,7 @@
 
     python scripts/weights.py helmholtz_soft --set scaled=false --set weight=1 --adam 10000 --gauss-newton 40 --seeds 3
 
-starts from equal weights of all terms, under which the residual hides the boundary; some 45 minutes on two cores.
+starts from equal weights of all terms, under which the residual hides the boundary; over an hour on one core.
 Relative errors are those of the parameters with the least loss on independent points, in the median over seeds; losses
 there are under the weights that the terms were given, so that weightings are judged alike.
 """

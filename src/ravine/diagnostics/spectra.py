@@ -432,8 +432,8 @@ def spectral_density(
 
     One Lanczos run finds the eigenvectors at the ends; they are counted exactly. Random signs, without their part along
     these, start the other runs, and each gives a Gauss quadrature of the rest of the density; nodes and weights are
-    averaged over `probes`. Longer runs find more ends, and are worth more than more of them: by default the Wasserstein
-    distance to the exact density is below 5 % of the mean |λ| for networks of 2,000 parameters.
+    averaged over `probes`. Longer runs find more ends, and are worth more than more of them: with the defaults the
+    Wasserstein distance to the exact density of a network of 2,000 parameters is below 5 % of the mean |λ| (a test).
 
     **Arguments:** `preconditioner`: as in `curvature`; `probes`, `products`: how many runs, and how long each.
 

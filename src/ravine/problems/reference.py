@@ -375,6 +375,7 @@ def logistic_gradient(
     ridge: Real,
 ) -> Shaped[np.ndarray, " features"]:
     """Gradient of `logistic_loss` in the weights, in their precision."""
+    # `Shaped`, since jaxtyping's `Float` leaves out formats that are wider than float64.
     signs = _signs(labels).astype(weights.dtype)
     return -(features.T @ (signs * expit(-signs * (features @ weights)))) / len(signs) + ridge * weights
 
