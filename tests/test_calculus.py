@@ -178,6 +178,25 @@ def test_operators(dimension):
     np.testing.assert_allclose(div, jnp.trace(jax.jacrev(field)(z)), rtol=1e-10)
 
 
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("unrolled", [0, 4])
+def test_the_forward_laplacian_of_every_model(name, unrolled, monkeypatch):
+    """One column for all second derivatives: written out, and mapped over the coordinates; and over some of them."""
+    monkeypatch.setattr("ravine.calculus.UNROLLED", unrolled)
+    u = MODELS[name]()
+    (slopes, second), along = jax.jit(lambda z: (rv.gradient_and_laplacian(u, z), rv.laplacian(u, z, axes=(1,))))(POINT)
+    slope, hessian = jax.jit(lambda z: (jax.jacfwd(u)(z), jax.jacfwd(jax.jacfwd(u))(z)))(POINT)
+    np.testing.assert_allclose(slopes, jnp.moveaxis(slope, -1, 0), rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(second, jnp.trace(hessian, axis1=-2, axis2=-1), rtol=1e-9, atol=1e-11)
+    np.testing.assert_allclose(along, hessian[..., 1, 1], rtol=1e-9, atol=1e-11)
+
+
+def test_the_laplacian_refuses_coordinates_that_do_not_exist():
+    for axes in ((0, 2), (1, 1), (-1,)):
+        with pytest.raises(ValueError, match="different ones of the point's 2 coordinates, numbered 0 to 1"):
+            rv.laplacian(lambda z: z[0], POINT, axes=axes)
+
+
 def test_divergence_of_the_gradient_is_the_laplacian():
     u = MODELS["function"]()
     found = rv.divergence(lambda x: rv.gradient(u, x), POINT)

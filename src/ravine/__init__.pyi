@@ -11,6 +11,7 @@ from ravine.calculus import (
     directional as directional,
     divergence as divergence,
     gradient as gradient,
+    gradient_and_laplacian as gradient_and_laplacian,
     hessian_diagonal as hessian_diagonal,
     laplacian as laplacian,
     partials as partials,

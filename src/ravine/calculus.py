@@ -9,7 +9,9 @@ import functools
 import math
 import operator
 from collections.abc import Callable
+from typing import Any, TypeVar
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 
@@ -65,17 +67,47 @@ def partials(u: Callable, z: Point, *indices: Index) -> tuple[Float[Array, "*sha
     return tuple(found[index] for index in asked)
 
 
+# The axis over which `jax.vmap` follows curves of a `Spread`, and how many of them are written out instead. Measured on
+# two cores: two coordinates are a fifth faster written out, five (rows of the Jacobian) twice as fast mapped.
+SPREAD, UNROLLED = "ravine.calculus.spread", 4
+
+
+class Spread(eqx.Module):
+    """Several curves at once: the first derivative of each, and the *sum* of their second ones, which is all that a
+    Laplacian needs of them.
+
+    The sum passes a layer as one column, so that d curves cost d + 2 columns, not 2d + 1 (the forward Laplacian:
+    Ruichen Li et al., *A computational framework for neural network-based variational Monte Carlo with Forward
+    Laplacian*, 2024). With `mapped`, `jax.vmap` over the axis `SPREAD` follows further curves, and the sum runs over it
+    too.
+    """
+
+    firsts: tuple[Array, ...]
+    second: Array
+    mapped: bool = eqx.field(static=True)
+
+    def dot(self, others: tuple[Array, ...]) -> Array:
+        """Σ over the curves of the products of first derivatives."""
+        return self.total([a * b for a, b in zip(self.firsts, others, strict=True)])
+
+    def total(self, parts: list[Array]) -> Array:
+        """The sum over all curves."""
+        found = functools.reduce(operator.add, parts)
+        return jax.lax.psum(found, SPREAD) if self.mapped else found
+
+
 # The derivatives of a curve s ↦ z(s) at s = 0: z′, z″, … ("...": a layer's curves differ in shape before and after it)
 Curve = tuple[Float[Array, "..."], ...]
+Curves = TypeVar("Curves", bound=tuple[Curve | Spread, ...])
 
 
-def taylor(
-    f: Callable, z: Float[Array, "..."], curves: tuple[Curve, ...]
-) -> tuple[Float[Array, "..."], tuple[Curve, ...]]:
+def taylor(f: Callable, z: Float[Array, "..."], curves: Curves) -> tuple[Float[Array, "..."], Curves]:
     """f(z) and, for each curve through z, the derivatives of s ↦ f(z(s)) to the order the curve is given to.
 
     The curves share z, and hence everything that depends on z alone. A callable that knows better than nested forward
-    mode says so by a method `taylor(z, curves)` with this meaning; the models of this library do, layer by layer.
+    mode says so by a method `taylor(z, curves)` with this meaning; the models of this library do, layer by layer. Such
+    a method maps over the leaves of `curves` where it is linear (`jax.tree.map`), and uses `elementwise` and
+    `ravine.models.layers.product` where it is not: a curve may be a `Spread` too.
 
     **Cost:** 2ᵏ evaluations for a curve of order k when f has no such method.
 
@@ -91,13 +123,26 @@ def taylor(
     if own is not None:
         return own(z, curves)
     if not curves:
-        return f(z), ()
+        return f(z), curves
     values, derivatives = [], []
     for curve in curves:
-        value, *rest = _along(f, z, curve)
+        if isinstance(curve, Spread):
+            # Not the value found along a curve: under `vmap` that depends on the curve.
+            value, rest = f(z), _spread(f, z, curve)
+        else:
+            value, *found = _along(f, z, curve)
+            rest = tuple(found)
         values.append(value)
-        derivatives.append(tuple(rest))
-    return values[0], tuple(derivatives)
+        derivatives.append(rest)
+    out: Any = tuple(derivatives)
+    return values[0], out
+
+
+def _spread(f: Callable, z: Array, curve: Spread) -> Spread:
+    """f's derivatives along the curves of a `Spread`, by nested forward mode."""
+    found = [_along(f, z, (first, jnp.zeros_like(z))) for first in curve.firsts]
+    second = curve.total([second for _, _, second in found]) + _slope(f, curve.second, z)
+    return Spread(tuple(first for _, first, _ in found), second, curve.mapped)
 
 
 def _along(f: Callable, z: Array, curve: Curve) -> tuple[Array, ...]:
@@ -122,17 +167,22 @@ def _along(f: Callable, z: Array, curve: Curve) -> tuple[Array, ...]:
     return path(jnp.zeros((), z.dtype))
 
 
-def elementwise(function: Callable, z: Array, curves: tuple[Curve, ...]) -> tuple[Array, tuple[Curve, ...]]:
+def elementwise(function: Callable, z: Array, curves: Curves) -> tuple[Array, Curves]:
     """`taylor` for a function that acts on each entry by itself, by Faà di Bruno's formula: the sum of σ⁽ᵏ⁾
     times partial Bell polynomials B_{n,k}(z′, z″, …)."""
-    highest = max((len(curve) for curve in curves), default=0)
+    highest = max((2 if isinstance(curve, Spread) else len(curve) for curve in curves), default=0)
     value, *d = _derivatives(function, z, highest)
-    out = []
+    out: Any = []
     for curve in curves:
+        if isinstance(curve, Spread):
+            second = d[0] * curve.second + d[1] * curve.dot(curve.firsts)
+            out.append(Spread(tuple(d[0] * first for first in curve.firsts), second, curve.mapped))
+            continue
         bell = _bell(curve)
         terms = [[slope * one for slope, one in zip(d, row, strict=False)] for row in bell]
         out.append(tuple(functools.reduce(operator.add, row) for row in terms))
-    return value, tuple(out)
+    out = tuple(out)
+    return value, out
 
 
 def _bell(curve: Curve) -> list[list[Array]]:
@@ -314,17 +364,60 @@ def hessian_diagonal(u: Callable, z: Point) -> Float[Array, "d *shape"]:
     return jax.vmap(second)(jnp.eye(dimension, dtype=z.dtype))
 
 
-def laplacian(u: Callable, z: Point) -> Float[Array, "*shape"]:
-    """Δu = Σ ∂²u/∂z_i² at `z`. **Cost:** as `hessian_diagonal`.
+def laplacian(u: Callable, z: Point, axes: tuple[int, ...] | None = None) -> Float[Array, "*shape"]:
+    """Δu = Σ ∂²u/∂z_i² at `z`, over all coordinates or over `axes` alone, as for an equation in time.
+
+    **Cost:** about d + 2 evaluations of u over d coordinates, for a model that knows its Taylor pass (2d + 1 for the
+    second derivatives one by one; see `Spread`); 4d for other callables.
+
+    **Raises:** `ValueError` when a coordinate does not exist or is named twice.
 
     ```python
     >>> import jax.numpy as jnp, ravine as rv
-    >>> float(rv.laplacian(lambda z: jnp.sum(z**2), jnp.array([2.0, 1.0, 0.0])))
-    6.0
+    >>> z = jnp.array([2.0, 1.0, 0.0])
+    >>> float(rv.laplacian(lambda z: jnp.sum(z**2), z)), float(rv.laplacian(lambda z: jnp.sum(z**2), z, axes=(0, 1)))
+    (6.0, 4.0)
 
     ```
     """
-    return jnp.sum(hessian_diagonal(u, z), axis=0)
+    return gradient_and_laplacian(u, z, axes)[1]
+
+
+def gradient_and_laplacian(
+    u: Callable, z: Point, axes: tuple[int, ...] | None = None
+) -> tuple[Float[Array, "k *shape"], Float[Array, "*shape"]]:
+    """∂u/∂z_i for each i of the k `axes` (all coordinates by default), and Δu over them. **Cost:** that of Δu alone; raises
+    what `laplacian` does.
+
+    ```python
+    >>> import jax.numpy as jnp, ravine as rv
+    >>> slopes, second = rv.gradient_and_laplacian(lambda z: z[0] ** 2 * z[1], jnp.array([2.0, 5.0]))
+    >>> slopes.tolist(), float(second)
+    ([20.0, 4.0], 10.0)
+
+    ```
+    """
+    dimension, still = z.shape[0], jnp.zeros_like(z)
+    axes = tuple(range(dimension)) if axes is None else tuple(axes)
+    if len(set(axes)) < len(axes) or any(not 0 <= axis < dimension for axis in axes):
+        raise ValueError(
+            f"laplacian: axes={axes}, but they must be different ones of the point's {dimension} coordinates, numbered "
+            f"0 to {dimension - 1}."
+        )
+    basis = jnp.eye(dimension, dtype=z.dtype)
+
+    def along(firsts: tuple[Array, ...], mapped: bool) -> Spread:
+        return taylor(u, z, (Spread(firsts, still, mapped),))[1][0]
+
+    if len(axes) <= UNROLLED:
+        found = along(tuple(basis[axis] for axis in axes), False)
+        return jnp.stack(found.firsts), found.second
+
+    def one(first: Array) -> tuple[Array, Array]:
+        found = along((first,), True)
+        return found.firsts[0], found.second
+
+    return jax.vmap(one, axis_name=SPREAD, out_axes=(0, None))(basis[jnp.array(axes)])
 
 
 def divergence(field: Callable, z: Point) -> Float[Array, ""]:

@@ -281,13 +281,20 @@ def _operator(lin: Linearisation, root: Preconditioner, kind: Kind, by_rows: boo
         return lambda v: back(lin.hessian_product(forth(v)))
     if by_rows:
         return lambda r: lin.jvp(forth(back(lin.vjp(r))))
-    return lambda v: back(lin.vjp(lin.jvp(forth(v))))
+    return lambda v: back(lin.curvature_product(forth(v)))
 
 
 @eqx.filter_jit
 def _lanczos(objective, theta, batch, root, start, *, kind, by_rows, products):
-    """Lanczos vectors (k, ·), the tridiagonal matrix, and the length of what is left."""
-    operator = _operator(objective.linearise(theta, batch), root, kind, by_rows)
+    """Lanczos vectors (k, ·), the tridiagonal matrix, and the length of what is left.
+
+    A `start` as long as the rows is pulled back to the parameters where the matrix acts on these: what JᵀJ sends to
+    zero has no part in it then.
+    """
+    lin = objective.linearise(theta, batch)
+    operator = _operator(lin, root, kind, by_rows)
+    if not by_rows and start.shape != theta.shape:
+        start = _root(root)[1](lin.vjp(start))
     # By Arnoldi, whose lengths below the diagonal show where the space is exhausted (`tridiag_sym` averages them with
     # products above it).
     found = hessenberg(products, reortho="full", custom_vjp=False)(operator, start)
@@ -323,7 +330,7 @@ def curvature(
 
     Dense where the order (the smaller side of J) is at most 3,000. Above, by Lanczos with full reorthogonalisation:
     all Ritz values that are eigenvalues to 1e-8 of the largest, and always the largest and the least; `errors` bounds
-    them. JᵀJ with fewer rows than parameters is taken as J L Lᵀ Jᵀ, which has the same eigenvalues but for zeros.
+    them. Where J has fewer rows than parameters, Lanczos begins in the range of Jᵀ, and does not meet the zeros.
 
     **Arguments:**
 
@@ -367,11 +374,9 @@ def curvature(
     if dense:
         values, vectors = (np.asarray(x, np.float64) for x in _dense(objective, theta, batch, root, kind))
         return Spectrum(values, vectors, of, n, n * eps * float(np.abs(values).max(initial=0)))
-    by_rows, order = rows < n, min(rows, n)
+    order = min(rows, n)
     start = jax.random.normal(jax.random.key(0) if key is None else key, (order,), theta.dtype)
-    _, *small = _lanczos(
-        objective, theta, batch, root, start, kind=kind, by_rows=by_rows, products=min(products, order)
-    )
+    _, *small = _lanczos(objective, theta, batch, root, start, kind=kind, by_rows=False, products=min(products, order))
     values, vectors, left = _ritz(*small)
     errors, top = left * np.abs(vectors[-1]), float(np.abs(values).max())
     kept = errors <= CONVERGED * top

@@ -72,7 +72,7 @@ class Scale(eqx.Module):
     def taylor(self, z, curves):
         """See `ravine.taylor`."""
         factor = self._factor(z)
-        return self(z), tuple(tuple(factor * derivative for derivative in curve) for curve in curves)
+        return self(z), jax.tree.map(lambda leaf: factor * leaf, curves)
 
 
 class Periodic(eqx.Module):

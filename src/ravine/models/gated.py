@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from ravine._types import Array, Float, Inexact, RandomKey
-from ravine.calculus import Curve, elementwise, taylor
+from ravine.calculus import Curves, elementwise, taylor
 from ravine.models.embeddings import Fourier
 from ravine.models.layers import Jet, add, affine, dense, drawn, entry, product, sizes, spread, subtract
 
@@ -59,7 +59,7 @@ class ModifiedMLP(eqx.Module):
     def __call__(self, x: Inexact[Array, "inputs"]) -> Float[Array, "*outputs"]:
         return self.taylor(x, ())[0]
 
-    def taylor(self, z: Inexact[Array, "inputs"], curves: tuple[Curve, ...]) -> tuple[Array, tuple[Curve, ...]]:
+    def taylor(self, z: Inexact[Array, "inputs"], curves: Curves) -> tuple[Array, Curves]:
         """See `ravine.taylor`."""
         start = z, curves
         u, v = _encoded(self.encoders, self.activation, start)
@@ -143,7 +143,7 @@ class PirateNet(eqx.Module):
     def __call__(self, x: Inexact[Array, "inputs"]) -> Float[Array, "*outputs"]:
         return self.taylor(x, ())[0]
 
-    def taylor(self, z: Inexact[Array, "inputs"], curves: tuple[Curve, ...]) -> tuple[Array, tuple[Curve, ...]]:
+    def taylor(self, z: Inexact[Array, "inputs"], curves: Curves) -> tuple[Array, Curves]:
         """See `ravine.taylor`."""
         return entry(affine(self.last, None, self._features(z, curves)), self.scalar)
 

@@ -69,7 +69,7 @@ class Odd(eqx.Module):
 
     def taylor(self, z, curves):
         """See `ravine.taylor`."""
-        reflected = tuple(tuple(self._reflect(derivative) for derivative in curve) for curve in curves)
+        reflected = jax.tree.map(self._reflect, curves)
         here, there = taylor(self.network, z, curves), taylor(self.network, self._reflect(z), reflected)
         return jax.tree.map(lambda a, b: (a - b) / 2, here, there)
 

@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 
 from ravine._types import Array, RandomKey
-from ravine.calculus import Curve
+from ravine.calculus import Spread
 
-Jet = tuple[Array, tuple[Curve, ...]]
+Jet = tuple[Array, Any]
 
 
 def affine(weight: Array, bias: Array | None, jet: Jet) -> Jet:
@@ -27,6 +27,11 @@ def product(left: Jet, right: Jet) -> Jet:
     (f, df), (g, dg) = left, right
     derivatives = []
     for a, b in zip(df, dg, strict=True):
+        if isinstance(a, Spread):
+            firsts = tuple(f * there + here * g for here, there in zip(a.firsts, b.firsts, strict=True))
+            second = f * b.second + 2 * a.dot(b.firsts) + a.second * g
+            derivatives.append(Spread(firsts, second, a.mapped))
+            continue
         a, b = (f, *a), (g, *b)
         derivatives.append(
             tuple(sum(math.comb(k, j) * a[j] * b[k - j] for j in range(k + 1)) for k in range(1, len(a)))

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from ravine._types import Array, Float, Inexact, RandomKey
-from ravine.calculus import Curve, elementwise
+from ravine.calculus import Curves, elementwise
 from ravine.models.layers import affine, drawn, entry
 
 
@@ -63,7 +63,7 @@ class MLP(eqx.Module):
     def __call__(self, x: Inexact[Array, "inputs"]) -> Float[Array, "*outputs"]:
         return self.taylor(x, ())[0]
 
-    def taylor(self, z: Inexact[Array, "inputs"], curves: tuple[Curve, ...]) -> tuple[Array, tuple[Curve, ...]]:
+    def taylor(self, z: Inexact[Array, "inputs"], curves: Curves) -> tuple[Array, Curves]:
         """See `ravine.taylor`: derivatives pass through each layer as further columns of one matrix product."""
         jet = z, curves
         for weight, bias in zip(self.weights[:-1], self.biases[:-1], strict=True):

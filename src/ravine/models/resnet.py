@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from ravine._types import Array, Float, Inexact, RandomKey
-from ravine.calculus import Curve, elementwise
+from ravine.calculus import Curves, elementwise
 from ravine.models.layers import add, affine, drawn, entry, sizes
 
 
@@ -59,7 +59,7 @@ class ResNet(eqx.Module):
     def __call__(self, x: Inexact[Array, "inputs"]) -> Float[Array, "*outputs"]:
         return self.taylor(x, ())[0]
 
-    def taylor(self, z: Inexact[Array, "inputs"], curves: tuple[Curve, ...]) -> tuple[Array, tuple[Curve, ...]]:
+    def taylor(self, z: Inexact[Array, "inputs"], curves: Curves) -> tuple[Array, Curves]:
         """See `ravine.taylor`."""
         jet = z, curves
         hidden = zip(self.weights[:-1], self.biases[:-1], self.slopes, strict=True)

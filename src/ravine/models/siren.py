@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ravine._types import Array, Float, Inexact, RandomKey
-from ravine.calculus import Curve, elementwise
+from ravine.calculus import Curves, elementwise
 from ravine.models.layers import affine, entry, sizes
 
 
@@ -70,7 +70,7 @@ class SIREN(eqx.Module):
     def __call__(self, x: Inexact[Array, "inputs"]) -> Float[Array, "*outputs"]:
         return self.taylor(x, ())[0]
 
-    def taylor(self, z: Inexact[Array, "inputs"], curves: tuple[Curve, ...]) -> tuple[Array, tuple[Curve, ...]]:
+    def taylor(self, z: Inexact[Array, "inputs"], curves: Curves) -> tuple[Array, Curves]:
         """See `ravine.taylor`."""
         jet = z, curves
         for layer, (weight, bias) in enumerate(zip(self.weights[:-1], self.biases[:-1], strict=True)):

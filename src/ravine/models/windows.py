@@ -68,7 +68,7 @@ class Clocked(eqx.Module):
     def taylor(self, z, curves):
         """See `ravine.taylor`."""
         factor, shift = self._map(z)
-        inner = tuple(tuple(factor * one for one in curve) for curve in curves)
+        inner = jax.tree.map(lambda leaf: factor * leaf, curves)
         return taylor(self.network, factor * z + shift, inner)
 
     def _map(self, z: Array) -> tuple[Array, Array]:

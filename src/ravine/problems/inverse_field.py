@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ravine.calculus import partials
+from ravine.calculus import gradient_and_laplacian, partials
 from ravine.domains import Box
 from ravine.formulations import residual, supervised
 from ravine.minibatches import WithData
@@ -40,9 +40,9 @@ def source(z):
 
 def equation(u, z):
     """(−∇·(a∇u) − f)/10."""
-    u_x, u_y, u_xx, u_yy = partials(u, z, 0, 1, (0, 0), (1, 1))
+    (u_x, u_y), second = gradient_and_laplacian(u, z)
     a, a_x, a_y = partials(u.coefficients["a"], z, (), 0, 1)
-    return (-(a_x * u_x + a_y * u_y + a * (u_xx + u_yy)) - source(z)) / 10
+    return (-(a_x * u_x + a_y * u_y + a * second) - source(z)) / 10
 
 
 def roughness(u, z):
