@@ -386,8 +386,9 @@ def laplacian(u: Callable, z: Point, axes: tuple[int, ...] | None = None) -> Flo
 def gradient_and_laplacian(
     u: Callable, z: Point, axes: tuple[int, ...] | None = None
 ) -> tuple[Float[Array, "k *shape"], Float[Array, "*shape"]]:
-    """∂u/∂z_i for each i of the k `axes` (all coordinates by default), and Δu over them. **Cost:** that of Δu alone; raises
-    what `laplacian` does.
+    """∂u/∂z_i for each i of the k `axes` (all coordinates by default), and Δu over them.
+
+    **Cost:** that of Δu alone. **Raises:** what `laplacian` does.
 
     ```python
     >>> import jax.numpy as jnp, ravine as rv
