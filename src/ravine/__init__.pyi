@@ -45,6 +45,7 @@ from ravine.diagnostics.conflict import (
     gradient_noise as gradient_noise,
     separability as separability,
 )
+from ravine.diagnostics.density import Density as Density, spectral_density as spectral_density
 from ravine.diagnostics.dynamics import (
     Convergence as Convergence,
     Drift as Drift,
@@ -75,12 +76,10 @@ from ravine.diagnostics.landscape import (
 )
 from ravine.diagnostics.precision import Precision as Precision, precision as precision
 from ravine.diagnostics.spectra import (
-    Density as Density,
     Spectrum as Spectrum,
     curvature as curvature,
     kernel_blocks as kernel_blocks,
     mean_frequency as mean_frequency,
-    spectral_density as spectral_density,
     tangent_kernel as tangent_kernel,
 )
 from ravine.domains import (

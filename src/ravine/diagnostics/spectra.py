@@ -1,36 +1,27 @@
-"""Spectra: tangent kernels, Gauss–Newton matrices and Hessians, whole, at their ends, or as densities.
+"""Spectra: tangent kernels, Gauss–Newton matrices and Hessians, whole or at their ends.
 
 With whitened rows J (`Objective.linearise`) the tangent kernel JJᵀ says how fast gradient descent removes each part of
 the residual, and JᵀJ, with the same eigenvalues but for zeros, how ill conditioned the problem is for the parameters.
 """
 
 import dataclasses
-import functools
-from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from matfree.decomp import hessenberg
-from scipy.linalg import eigh_tridiagonal
 
 from ravine._types import Array, Batch, Float, Matrix, RandomKey, Vector
+from ravine.diagnostics.lanczos import Kind, Preconditioner, factored, lanczos, ready, ritz, root_of
 from ravine.domains.box import Box
-from ravine.objective import STORED, Linearisation, Objective
+from ravine.objective import STORED, Objective
 
 # The order up to which a matrix is decomposed densely: a minute of work at most.
 DENSE = 3_000
 # A Ritz value is an eigenvalue when its residual is below this share of the largest.
 CONVERGED = 1e-8
-# An eigenvector is taken out of a density when its residual is below this share of its gap: its angle is.
-SEPARATE = 1e-3
-
-Kind = Literal["gauss-newton", "hessian", "kernel"]
-# H with columns (n, n), or v ↦ P^(-1/2) v.
-Preconditioner = Float[Array, "n n"] | Callable[[Vector], Vector] | None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -178,7 +169,7 @@ def tangent_kernel(objective: Objective, theta: Vector, batch: Batch, *, term: s
 
     ```
     """
-    objective = _ready(objective, "A tangent kernel needs", term)
+    objective = ready(objective, "A tangent kernel needs", term)
     count, n = objective.size(batch), theta.shape[0]
     of = "the tangent kernel" + ("" if term is None else f" of {term}")
     if term is not None or count * n * theta.dtype.itemsize <= STORED:
@@ -195,14 +186,6 @@ def _from_singular(singular, vectors, of: str, order: int, longer: int, dtype) -
     return Spectrum(singular**2, vectors, of, order, floor)
 
 
-def _ready(objective: Objective, who: str, term: str | None = None) -> Objective:
-    objective.require_curvature(who)
-    names = [part.name for part in objective.terms]
-    if term is not None and term not in names:
-        raise ValueError(f"There is no term {term!r}; the terms are {names}.")
-    return objective.over(None)  # what is dense is not shared out
-
-
 def kernel_blocks(objective: Objective, theta: Vector, batch: Batch) -> dict[tuple[str, str], np.ndarray]:
     """The tangent kernel cut by terms: `(name, other) -> J_name J_otherᵀ`, such as K_uu, K_ur and K_rr of an equation
     with boundary values. Rows are whitened, by the weights of the terms too.
@@ -211,7 +194,7 @@ def kernel_blocks(objective: Objective, theta: Vector, batch: Batch) -> dict[tup
 
     Sifan Wang, Xinling Yu and Paris Perdikaris, *When and why PINNs fail to train*, 2022, equation (3.6).
     """
-    objective = _ready(objective, "A tangent kernel needs")
+    objective = ready(objective, "A tangent kernel needs")
     kernel = np.asarray(_kernel(objective, theta, batch))
     places = term_rows(objective, theta, batch)
     return {(a, b): kernel[i, j] for a, i in places.items() for b, j in places.items()}
@@ -227,35 +210,12 @@ def term_rows(objective: Objective, theta: Vector, batch: Batch) -> dict[str, sl
 # -------------------------------------------------------------------------------------------------------- curvature
 
 
-def _root(preconditioner: Preconditioner):
-    """v ↦ L v and v ↦ Lᵀ v with L Lᵀ = H."""
-    if preconditioner is None:
-        return (lambda v: v), (lambda v: v)
-    if callable(preconditioner):
-        return preconditioner, preconditioner
-    high = functools.partial(jnp.matmul, precision=lax.Precision.HIGHEST)
-    return (lambda v: high(preconditioner, v)), (lambda v: high(preconditioner.T, v))
-
-
-def _factored(preconditioner: Preconditioner) -> Preconditioner:
-    """A matrix by its root L; one that is not positive definite by the root of its positive part."""
-    if preconditioner is None or callable(preconditioner):
-        return preconditioner
-    matrix = np.asarray(preconditioner, np.float64)
-    try:
-        root = np.linalg.cholesky(matrix)
-    except np.linalg.LinAlgError:
-        values, vectors = np.linalg.eigh((matrix + matrix.T) / 2)
-        root = vectors * np.sqrt(np.maximum(values, 0))
-    return jnp.asarray(root, preconditioner.dtype)
-
-
 @eqx.filter_jit
 def _dense_gauss_newton(objective: Objective, theta: Vector, batch: Batch, root: Preconditioner):
     """Singular values of J L, and the right singular vectors in (n, k)."""
     rows = objective.linearise(theta, batch).jacobian()
     if root is not None:
-        rows = jax.vmap(_root(root)[1])(rows)
+        rows = jax.vmap(root(root)[1])(rows)
     if rows.shape[0] > rows.shape[1]:
         rows = jnp.linalg.qr(rows, mode="r")
     _, singular, vectors = jnp.linalg.svd(rows, full_matrices=False)
@@ -264,7 +224,7 @@ def _dense_gauss_newton(objective: Objective, theta: Vector, batch: Batch, root:
 
 @eqx.filter_jit
 def _dense(objective: Objective, theta: Vector, batch: Batch, root: Preconditioner, kind: Kind):
-    lin, (forth, back) = objective.linearise(theta, batch), _root(root)
+    lin, (forth, back) = objective.linearise(theta, batch), root(root)
     if kind == "gauss-newton":  # J is too large to be stored
         half = jax.vmap(back)(lin.gram())  # G L, by rows
         matrix = jax.vmap(back, in_axes=1, out_axes=1)(half)
@@ -273,46 +233,6 @@ def _dense(objective: Objective, theta: Vector, batch: Batch, root: Precondition
         matrix = lax.map(product, jnp.eye(theta.shape[0], dtype=theta.dtype), batch_size=16)
     values, vectors = jnp.linalg.eigh((matrix + matrix.T) / 2)
     return values[::-1], vectors[:, ::-1]
-
-
-def _operator(lin: Linearisation, root: Preconditioner, kind: Kind, by_rows: bool):
-    forth, back = _root(root)
-    if kind == "hessian":
-        return lambda v: back(lin.hessian_product(forth(v)))
-    if by_rows:
-        return lambda r: lin.jvp(forth(back(lin.vjp(r))))
-    return lambda v: back(lin.curvature_product(forth(v)))
-
-
-@eqx.filter_jit
-def _lanczos(objective, theta, batch, root, start, *, kind, by_rows, products):
-    """Lanczos vectors (k, ·), the tridiagonal matrix, and the length of what is left.
-
-    A `start` as long as the rows is pulled back to the parameters where the matrix acts on these: what JᵀJ sends to
-    zero has no part in it then.
-    """
-    lin = objective.linearise(theta, batch)
-    operator = _operator(lin, root, kind, by_rows)
-    if not by_rows and start.shape != theta.shape:
-        start = _root(root)[1](lin.vjp(start))
-    # By Arnoldi, whose lengths below the diagonal show where the space is exhausted (`tridiag_sym` averages them with
-    # products above it).
-    found = hessenberg(products, reortho="full", custom_vjp=False)(operator, start)
-    small: Any = found.J_small
-    return found.Q_tall, jnp.diagonal(small), jnp.diagonal(small, -1), jnp.linalg.norm(found.residual)
-
-
-def _ritz(diagonal, off, left) -> tuple[np.ndarray, np.ndarray, float]:
-    """Ritz values, ascending, their vectors in the Krylov basis, and the last length; cut where the space was
-    exhausted, since what follows is rounding."""
-    diagonal, lengths = np.asarray(diagonal, np.float64), np.append(np.asarray(off, np.float64), float(left))
-    # Lengths and diagonals before the first small length are of the size of the matrix.
-    eps = float(np.finfo(np.asarray(off).dtype).eps)
-    scale = np.maximum.accumulate(np.abs(diagonal) + lengths)
-    small = np.flatnonzero(~(lengths > 64 * eps * scale))
-    k = int(small[0]) + 1 if small.size else diagonal.size
-    values, vectors = eigh_tridiagonal(diagonal[:k], lengths[: k - 1])
-    return values, vectors, 0.0 if small.size else float(lengths[k - 1])
 
 
 def curvature(
@@ -359,12 +279,12 @@ def curvature(
     ```
     """
     if kind == "gauss-newton":
-        objective = _ready(objective, "The Gauss–Newton matrix has")
+        objective = ready(objective, "The Gauss–Newton matrix has")
     objective, n = objective.over(None), theta.shape[0]
     rows = objective.size(batch) if kind == "gauss-newton" else n
     of = {"gauss-newton": "the Gauss–Newton matrix", "hessian": "the Hessian"}[kind]
     of += "" if preconditioner is None else ", preconditioned"
-    root = _factored(preconditioner)
+    root = factored(preconditioner)
     if dense is None:
         dense = min(rows, n) <= DENSE
     if dense and kind == "gauss-newton" and rows * n * theta.dtype.itemsize <= STORED:
@@ -376,123 +296,13 @@ def curvature(
         return Spectrum(values, vectors, of, n, n * eps * float(np.abs(values).max(initial=0)))
     order = min(rows, n)
     start = jax.random.normal(jax.random.key(0) if key is None else key, (order,), theta.dtype)
-    _, *small = _lanczos(objective, theta, batch, root, start, kind=kind, by_rows=False, products=min(products, order))
-    values, vectors, left = _ritz(*small)
+    _, *small = lanczos(objective, theta, batch, root, start, kind=kind, by_rows=False, products=min(products, order))
+    values, vectors, left = ritz(*small)
     errors, top = left * np.abs(vectors[-1]), float(np.abs(values).max())
     kept = errors <= CONVERGED * top
     kept[[0, -1]] = True
     whole = bool(kept.size == order and kept.all())
     return Spectrum(values[kept][::-1], None, of, n, order * eps * top, whole, errors[kept][::-1])
-
-
-# ---------------------------------------------------------------------------------------------------------- density
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Density:
-    """Where the eigenvalues lie: a measure Σ weights·δ(nodes) with total 1, that of `order` eigenvalues.
-
-    - `nodes`: `(q,)`, ascending; `weights`: `(q,)`, shares of all eigenvalues, with sum 1.
-    - `of`, `order`: as a `Spectrum` has them.
-    """
-
-    nodes: np.ndarray
-    weights: np.ndarray
-    of: str
-    order: int
-
-    def __call__(self, at: Any, *, width: float = 0.1, log: bool = True, least: float = 1e-16) -> np.ndarray:
-        """The density at `at` (any shape), smoothed by Gaussians.
-
-        **Arguments:** `log`: of log₁₀ λ, with `width` in decades and all λ below `least`·λ_max put there; otherwise of
-        λ, with `width` as a share of max |λ|. Each integrates to 1.
-        """
-        at, top = np.asarray(at, np.float64), float(np.abs(self.nodes).max(initial=0)) or 1.0
-        nodes = self.nodes / top
-        if log:
-            place, nodes = np.log10(np.maximum(at / top, np.finfo(float).tiny)), np.log10(np.maximum(nodes, least))
-        else:
-            place = at / top
-        away = (place[..., None] - nodes) / width
-        bell = np.exp(-(away**2) / 2) / (width * np.sqrt(2 * np.pi))
-        return np.sum(bell * self.weights, axis=-1) / (1.0 if log else top)
-
-    def count(self, low: float, high: float = np.inf) -> float:
-        """About how many eigenvalues lie in [low, high]."""
-        return float(self.order * self.weights[(self.nodes >= low) & (self.nodes <= high)].sum())
-
-
-def spectral_density(
-    objective: Objective,
-    theta: Vector,
-    batch: Batch,
-    kind: Kind = "gauss-newton",
-    *,
-    preconditioner: Preconditioner = None,
-    probes: int = 2,
-    products: int = 128,
-    key: RandomKey,
-) -> Density:
-    """The density of the eigenvalues of JᵀJ, ∇²L or JJᵀ by stochastic Lanczos quadrature, with no matrix formed.
-
-    One Lanczos run finds the eigenvectors at the ends; they are counted exactly. Random signs, without their part along
-    these, start the other runs, and each gives a Gauss quadrature of the rest of the density; nodes and weights are
-    averaged over `probes`. Longer runs find more ends, and are worth more than more of them: with the defaults the
-    Wasserstein distance to the exact density of a network of 2,000 parameters is below 5 % of the mean |λ| (a test).
-
-    **Arguments:** `preconditioner`: as in `curvature`; `probes`, `products`: how many runs, and how long each.
-
-    **Raises:** `ValueError` for an objective without rows unless kind="hessian"; and for fewer than one of each.
-
-    **Cost:** (probes + 1)·products products, five or six evaluations each, and 2·products vectors of memory.
-
-    Shashanka Ubaru, Jie Chen and Yousef Saad, *Fast estimation of tr(f(A)) via stochastic Lanczos quadrature*, 2017;
-    Behrooz Ghorbani, Shankar Krishnan and Ying Xiao, *An investigation into neural net optimization via Hessian
-    eigenvalue density*, 2019. Taking the ends out first is ours, after Hutch++ (Meyer et al., 2021).
-
-    ```python
-    >>> import jax, jax.numpy as jnp, ravine as rv
-    >>> scales = jnp.array([1.0, 1.0, 1.0, 2.0])
-    >>> objective, theta = rv.Objective.from_residuals(lambda x, _: scales * x, jnp.ones(4))
-    >>> found = rv.spectral_density(objective, theta, None, key=jax.random.key(0))
-    >>> round(found.count(0.5, 1.5), 3), round(found.count(3.5), 3)
-    (3.0, 1.0)
-
-    ```
-    """
-    if probes < 1 or products < 1:
-        raise ValueError(f"spectral_density: needs at least one of each, got {probes=}, {products=}.")
-    if kind != "hessian":
-        objective = _ready(objective, "This density needs")
-    objective, root = objective.over(None), _factored(preconditioner)
-    order = objective.size(batch) if kind == "kernel" else theta.shape[0]
-    of = {"gauss-newton": "the Gauss–Newton matrix", "hessian": "the Hessian", "kernel": "the tangent kernel"}[kind]
-    of += "" if preconditioner is None else ", preconditioned"
-    run = functools.partial(
-        _lanczos, objective, theta, batch, root, kind=kind, by_rows=kind == "kernel", products=min(products, order)
-    )
-    keys = jax.random.split(key, probes + 1)
-    basis, *small = run(jax.random.normal(keys[0], (order,), theta.dtype))
-    values, vectors, left = _ritz(*small)
-    # An eigenvector is as right as its residual over its gap is small.
-    gaps = np.minimum(np.diff(values, prepend=-np.inf), np.diff(values, append=np.inf))
-    ends = left * np.abs(vectors[-1]) <= SEPARATE * np.minimum(gaps, np.abs(values).max())
-    known = jnp.asarray(basis)[: values.size].T @ jnp.asarray(vectors[:, ends], theta.dtype)
-    nodes, weights = [values[ends]], [np.full(ends.sum(), 1 / order)]
-    rest = order - int(ends.sum())
-    for one in keys[1:] if rest else []:
-        start = jax.random.rademacher(one, (order,), theta.dtype)
-        for _ in range(2):
-            start = start - known @ (known.T @ start)
-        if not float(jnp.linalg.norm(start)) > 1e-6:
-            continue
-        _, *small = run(start)
-        values, vectors, _ = _ritz(*small)
-        nodes.append(values)
-        weights.append(vectors[0] ** 2 * rest / order / probes)
-    at, shares = np.concatenate(nodes), np.concatenate(weights)
-    rank = np.argsort(at)
-    return Density(at[rank], shares[rank] / shares.sum(), of, order)
 
 
 # -------------------------------------------------------------------------------------------------------- frequency

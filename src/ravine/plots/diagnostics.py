@@ -10,9 +10,10 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
 from ravine.diagnostics.conflict import Conflict, conflict
+from ravine.diagnostics.density import Density
 from ravine.diagnostics.errors import Bands, ResidualMap, error_bands, residual_map
 from ravine.diagnostics.landscape import Slice, landscape
-from ravine.diagnostics.spectra import Density, Spectrum, tangent_kernel
+from ravine.diagnostics.spectra import Spectrum, tangent_kernel
 from ravine.plots.sheets import ERROR, GREY, INK, LOSS, STYLE, TERMS
 from ravine.problems.problem import GridReference
 from ravine.run import Run
