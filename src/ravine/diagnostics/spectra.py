@@ -215,7 +215,7 @@ def _dense_gauss_newton(objective: Objective, theta: Vector, batch: Batch, root:
     """Singular values of J L, and the right singular vectors in (n, k)."""
     rows = objective.linearise(theta, batch).jacobian()
     if root is not None:
-        rows = jax.vmap(root(root)[1])(rows)
+        rows = jax.vmap(root_of(root)[1])(rows)
     if rows.shape[0] > rows.shape[1]:
         rows = jnp.linalg.qr(rows, mode="r")
     _, singular, vectors = jnp.linalg.svd(rows, full_matrices=False)
@@ -224,7 +224,7 @@ def _dense_gauss_newton(objective: Objective, theta: Vector, batch: Batch, root:
 
 @eqx.filter_jit
 def _dense(objective: Objective, theta: Vector, batch: Batch, root: Preconditioner, kind: Kind):
-    lin, (forth, back) = objective.linearise(theta, batch), root(root)
+    lin, (forth, back) = objective.linearise(theta, batch), root_of(root)
     if kind == "gauss-newton":  # J is too large to be stored
         half = jax.vmap(back)(lin.gram())  # G L, by rows
         matrix = jax.vmap(back, in_axes=1, out_axes=1)(half)
