@@ -281,6 +281,7 @@ def test_report_on_planted_runs(tmp_path):
     assert "| optax-adam | 4.6e-01 | 1.0e-01 | 1.0e-02 | – | 100 ms | 2.0 s | 3 |" in page
     assert "1e+04 times less error than the best peer, scipy-bfgs (1.0e-08 against 1.0e-04)" in page
     assert "after 30.0 s, 2 times sooner" in page
+    assert "| `burgers` | 1.0e-08 | scipy-bfgs | 1.0e-04 | 10000 | 2 |" in report.summary(report.latest(runs))
     assert (tmp_path / "images" / "benchmarks.png").stat().st_size > 10_000
     with pytest.raises(ValueError, match="no stored runs"):
         report.write([], tmp_path / "a.md", tmp_path / "a.png")

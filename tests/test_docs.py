@@ -68,6 +68,15 @@ def test_the_table_of_what_was_reached_is_up_to_date():
     assert listing.reached() in (ROOT / "docs" / "problems.md").read_text(), told
 
 
+def test_the_table_of_peers_comes_from_the_stored_runs():
+    from benchmarks import report, runner
+
+    told = "write the table of the README anew from benchmarks.report.summary, and run: python -m benchmarks report"
+    runs = report.latest(report.undisturbed(runner.stored()))
+    assert report.summary(runs) in (ROOT / "README.md").read_text(), told
+    assert report.text(runs, "images/benchmarks.png") == (ROOT / "docs" / "benchmarks.md").read_text(), told
+
+
 def test_the_number_of_methods_is_told_right():
     from ravine.optim.presets import METHODS
 

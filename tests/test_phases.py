@@ -28,6 +28,18 @@ def test_time_budgets_are_positive_and_finite(seconds):
         rv.Plan((phase(steps=1),), seconds)
 
 
+def test_records_lie_as_far_apart_as_told():
+    """Every so many steps, at the start and at the end; which steps are made does not depend on it."""
+    problem = cases.PROBLEMS["fit"]()
+    often, seldom = (rv.train(problem, phase(steps=25, every=every), key=cases.KEY) for every in (None, 10))
+    assert seldom.history["step"].tolist() == [0, 10, 20, 25]
+    assert often.history["step"].tolist() == list(range(26))
+    np.testing.assert_array_equal(often.position.carry.theta, seldom.position.carry.theta)
+    for wrong in ({"steps": 5, "every": 0}, {"seconds": 5.0, "every": 3}):
+        with pytest.raises(ValueError, match="counts the steps between two records"):
+            phase(**wrong)
+
+
 def test_infinite_step_budget():
     with pytest.raises(ValueError, match="step budget"):
         phase(steps=float("inf"))

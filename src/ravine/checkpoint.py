@@ -606,6 +606,8 @@ def _describe_phase(phase: Phase) -> dict[str, Any]:
         found["tolerance"] = dataclasses.asdict(phase.tolerance)
     if phase.keep:
         found["keep"] = True
+    if phase.every is not None:
+        found["every"] = phase.every
     return found if method is not None else {**found, "optimizer": repr(phase.optimizer)}
 
 
@@ -626,6 +628,7 @@ def _restore_phase(entry: Mapping[str, Any]) -> Phase:
         name=entry["name"],
         tolerance=Tolerance(**entry["tolerance"]) if "tolerance" in entry else None,
         keep=entry.get("keep", False),
+        every=entry.get("every"),
     )
 
 

@@ -164,6 +164,11 @@ def fit(
     return loop.run(theta, state, weighed, resume)
 
 
+def _every(phase: Phase) -> int:
+    """How many steps lie between two records of a phase with a step budget."""
+    return phase.every or max(1, (phase.steps or 0) // RECORDS)
+
+
 def _mesh(devices: int | None) -> Mesh | None:
     """One axis of devices to share the points out over; None for a single one."""
     found = jax.devices()
@@ -424,7 +429,7 @@ class _Loop:
         if running and phase.steps is not None and rows and rows[-1]["phase"] == position.phase:
             # A budget that ran out left a row where a run never interrupted has none.
             begun = position.steps - int(position.carry.step)
-            if int(position.carry.step) < phase.steps and (rows[-1]["step"] - begun) % max(1, phase.steps // RECORDS):
+            if int(position.carry.step) < phase.steps and (rows[-1]["step"] - begun) % _every(phase):
                 rows.pop()
         self.history = History(rows)
         self.phase, self.steps, self.work = position.phase, position.steps, dict(position.work)
@@ -456,7 +461,7 @@ class _Loop:
         assert self.carry is not None
         # The rows of this phase, those from before a resumption included.
         first = next((i for i, row in enumerate(self.history) if row["phase"] == self.phase), len(self.history))
-        known, record = len(self.history) - first, max(1, (phase.steps or 0) // RECORDS)
+        known, record = len(self.history) - first, _every(phase)
         # A process that was lost while this row was measured took it along.
         missing = (
             known and phase.steps and int(self.carry.step) % record == 0 and self.history.rows[-1]["step"] != self.steps

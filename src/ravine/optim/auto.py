@@ -54,7 +54,8 @@ class Auto:
             reasons.append(f"A dense inverse Hessian would take {_gibibytes(n * n, bits)}: Adam, then L-BFGS.")
         else:
             if self.raw and not objective.bare:
-                phases.append(Phase(presets.adam(1e-3), steps=WARM_UP, seconds=SHARE * self.seconds, name="adam"))
+                seconds = SHARE * self.seconds
+                phases.append(Phase(presets.adam(1e-3), steps=WARM_UP, seconds=seconds, name="adam", every=100))
                 reasons.append("A few steps of Adam, against overfitting the points from a raw start.")
             phases.append(Phase(presets.ssbroyden(), until=stall, name="ssbroyden"))
             reasons.append(f"Self-scaled Broyden with a dense inverse ({_gibibytes(n * n, bits)}).")
