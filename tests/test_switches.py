@@ -93,5 +93,6 @@ def test_switches_are_saved_and_made_again():
     for until in (rv.stalled(steps=9, factor=2.0), rv.slowing(seconds=2.0), rv.noisy(level=0.5), rv.below(1e-3)):
         described = checkpoint.describe_plan([rv.Phase(rv.adam(), steps=3, until=until, keep=True, every=2)])
         (again,) = checkpoint.restore_phases({"plan": described})
-        assert again.keep and again.every == 2
+        assert again.keep
+        assert again.every == 2
         assert checkpoint.describe_plan([again]) == described

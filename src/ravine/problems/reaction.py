@@ -36,7 +36,7 @@ def fold(z):
     return jnp.stack([jnp.pi - jnp.abs(z[0] - jnp.pi), z[1]])
 
 
-def reaction(*, points: int = 1000, width: int = 20, depth: int = 3, sampling: Sampling = "fixed") -> Problem:
+def reaction(*, points: int = 2000, width: int = 20, depth: int = 3, sampling: Sampling = "fixed") -> Problem:
     """u_t = 5 u (1 − u) on [0, 2π] × [0, 1], u(x, 0) a Gaussian at π of width π/4.
 
     The initial condition holds by construction, and so does the symmetry about x = π, so that points are needed for
