@@ -137,6 +137,28 @@ def table(problem: str, runs: Sequence[dict]) -> list[str]:
     return lines
 
 
+def summary(runs: Sequence[dict]) -> str:
+    """The table of the README: ours beside the best peer of each problem, medians over the seeds."""
+    lines = ["| problem | ravine's `auto` | best peer | its error | times less error | times sooner |"]
+    lines.append("|---|---|---|---|---|---|")
+    for problem in dict.fromkeys(run["problem"] for run in runs):
+        groups: dict[str, list[dict]] = {}
+        for run in runs:
+            if run["problem"] == problem:
+                groups.setdefault(run["method"], []).append(run)
+        at = min(60.0, *(run["seconds"] for run in runs if run["problem"] == problem))
+        peer, theirs = best_peer(groups, at)
+        if MAIN not in groups or not peer:
+            continue
+        ours = median([error_at(run["rows"], at) for run in groups[MAIN]])
+        reached = median([time_to(run["rows"], theirs) for run in groups[MAIN]])
+        sooner = f"{at / reached:.2g}" if 0 < reached < math.inf else "–"
+        less = theirs / ours
+        told = f"{less:.0f}" if less >= 10 else f"{less:.1f}"
+        lines.append(f"| `{problem}` | {number(ours)} | {peer} | {number(theirs)} | {told} | {sooner} |")
+    return "\n".join(lines)
+
+
 def text(runs: Sequence[dict], figure: str) -> str:
     """The whole page."""
     machines = sorted({f"{run['cores']} cores of {run['cpu']}" for run in runs})

@@ -140,7 +140,7 @@ def test_problems_and_methods_are_listed():
     code, out, _ = ravine_("problems")
     assert code == 0
     assert all(name in out for name in ravine.problems.NAMES)
-    assert f"{ravine.problems.info('burgers').error:.1e}" in out
+    assert f"{ravine.problems.catalogue.CATALOGUE['burgers'].error:.1e}" in out
     code, out, _ = ravine_("problems", "burgers")
     assert code == 0
     assert "sampling=rad" in out
