@@ -92,6 +92,25 @@ def best_peer(groups: dict[str, list[dict]], seconds: float) -> tuple[str, float
     return min(peers.items(), key=lambda item: item[1]) if peers else ("", math.nan)
 
 
+def by_method(runs: Sequence[dict]) -> dict[str, list[dict]]:
+    """The runs of each method."""
+    groups: dict[str, list[dict]] = {}
+    for run in runs:
+        groups.setdefault(run["method"], []).append(run)
+    return groups
+
+
+def beside(groups: dict[str, list[dict]]) -> tuple[float, str, float, float, float] | None:
+    """Ours beside the best peer: `(seconds, peer, its error, our error, when we had its error)`, at 60 s or at the end
+    of shorter runs; None where either is missing."""
+    at = min(60.0, max(run["seconds"] for runs in groups.values() for run in runs))
+    peer, theirs = best_peer(groups, at)
+    if MAIN not in groups or not peer:
+        return None
+    ours = median([error_at(run["rows"], at) for run in groups[MAIN]])
+    return at, peer, theirs, ours, median([time_to(run["rows"], theirs) for run in groups[MAIN]])
+
+
 def number(value: float) -> str:
     """Two digits, or a dash."""
     return f"{value:.1e}" if math.isfinite(value) else "–"
@@ -99,12 +118,10 @@ def number(value: float) -> str:
 
 def table(problem: str, runs: Sequence[dict]) -> list[str]:
     """The lines of one problem's section."""
-    groups: dict[str, list[dict]] = {}
-    for run in runs:
-        groups.setdefault(run["method"], []).append(run)
+    groups = by_method(runs)
     budget = max(run["seconds"] for run in runs)
     marks = [mark for mark in MARKS if mark <= budget]
-    peer, target = best_peer(groups, budget)
+    _, target = best_peer(groups, budget)
     lines = [f"## {problem}", ""]
     heads = [*(f"error at {mark:g} s" for mark in marks), "to the best peer's final error", "a step", "warm-up", "runs"]
     lines += ["| method | " + " | ".join(heads) + " |", "|---|" + "---|" * len(heads)]
@@ -119,11 +136,9 @@ def table(problem: str, runs: Sequence[dict]) -> list[str]:
         cells += [f"{cost:.3g} ms", f"{warm:.1f} s", str(len(members))]
         lines.append(f"| {f'**{name}**' if name.startswith(OURS) else name} | " + " | ".join(cells) + " |")
     lines.append("")
-    if MAIN in groups and peer:
-        at = 60.0 if budget >= 60 else budget
-        rival, theirs = best_peer(groups, at)
-        ours = median([error_at(run["rows"], at) for run in groups[MAIN]])
-        reached = median([time_to(run["rows"], theirs) for run in groups[MAIN]])
+    found = beside(groups)
+    if found is not None:
+        at, rival, theirs, ours, reached = found
         lines.append(
             f"At {at:g} s {MAIN} has {theirs / ours:.2g} times less error than the best peer, {rival} ({number(ours)} "
             f"against {number(theirs)}), "
@@ -142,16 +157,10 @@ def summary(runs: Sequence[dict]) -> str:
     lines = ["| problem | ravine's `auto` | best peer | its error | times less error | times sooner |"]
     lines.append("|---|---|---|---|---|---|")
     for problem in dict.fromkeys(run["problem"] for run in runs):
-        groups: dict[str, list[dict]] = {}
-        for run in runs:
-            if run["problem"] == problem:
-                groups.setdefault(run["method"], []).append(run)
-        at = min(60.0, *(run["seconds"] for run in runs if run["problem"] == problem))
-        peer, theirs = best_peer(groups, at)
-        if MAIN not in groups or not peer:
+        found = beside(by_method([run for run in runs if run["problem"] == problem]))
+        if found is None:
             continue
-        ours = median([error_at(run["rows"], at) for run in groups[MAIN]])
-        reached = median([time_to(run["rows"], theirs) for run in groups[MAIN]])
+        at, peer, theirs, ours, reached = found
         sooner = f"{at / reached:.2g}" if 0 < reached < math.inf else "–"
         less = theirs / ours
         told = f"{less:.0f}" if less >= 10 else f"{less:.1f}"
