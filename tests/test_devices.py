@@ -126,6 +126,63 @@ def test_newton_methods_on_two_devices():
     """)
 
 
+def test_two_devices_share_the_rows_of_a_dense_inverse():
+    run("""
+    import dataclasses
+    from ravine.blocks import Rows, everywhere
+    from ravine.optim.path import Previous
+    from ravine.optim.quasi_newton import SYMMETRISE, Broyden, self_scaled_broyden
+
+    objective, theta, sampler = problem.objective(jax.random.key(0))
+    batch, n = sampler.init(jax.random.key(1)).batch, theta.size
+    mesh = jax.make_mesh((2,), ("points",), (jax.sharding.AxisType.Auto,))
+    direction = Broyden(self_scaled_broyden, delay=2, repair=10)
+
+    @jax.jit
+    def one(state, previous):
+        path, state = direction(objective.linearise(theta, batch), theta, state, previous, key=None)
+        return state, path(jnp.ones(())), state.inverse
+
+    @jax.jit
+    def two(state, previous):
+        lin = objective.over(mesh).linearise(theta, batch)
+        path, state = direction(lin, theta, everywhere(mesh, state), previous, key=None)
+        return everywhere(mesh, (state, path(jnp.ones(())), state.inverse))
+
+    random = np.random.default_rng(0)
+    basis = random.normal(size=(n, n))
+    hessian = basis @ basis.T / n + np.eye(n)
+    grad = objective.value_and_grad(theta, batch)[1]
+    first = direction.init(objective, theta)
+    stored = first.base.matrix.shape[0]
+    lopsided = np.zeros((stored, stored))
+    lopsided[:n, :n] = np.linalg.inv(hessian) + 0.01 * random.normal(size=(n, n))
+    indefinite = np.zeros((stored, stored))
+    indefinite[:n, :n] = np.diag(np.where(np.arange(n) == 3, -1.0, 1.0))
+    known = dataclasses.replace(first, identity=jnp.array(False), fresh=jnp.array(False))
+    given = lambda base, merged: dataclasses.replace(
+        known, base=Rows(jnp.asarray(base)), merged=jnp.int32(merged), product=jnp.asarray(base[:n, :n]) @ grad
+    )
+    cases = {"identity": first, "asymmetric": given(lopsided, SYMMETRISE - 1), "indefinite": given(indefinite, 9)}
+    for name, state in cases.items():
+        both = [state, everywhere(mesh, state)]
+        for _ in range(5):
+            s = 0.01 * random.normal(size=n)
+            y = jnp.asarray(hessian @ s)
+            previous = Previous(
+                jnp.asarray(s), y, grad - y, jnp.ones(()), jnp.array(False), jnp.int32(1), jnp.int32(0)
+            )
+            ends = [function(kept, previous) for function, kept in zip((one, two), both)]
+            both = [end[0] for end in ends]
+            assert [shard.data.shape for shard in both[1].base.matrix.addressable_shards] == [(stored // 2, stored)] * 2
+            for a, b in zip(*(end[1:] for end in ends)):
+                np.testing.assert_allclose(np.asarray(b), np.asarray(a), rtol=1e-8, atol=1e-9, err_msg=name)
+        assert int(both[0].merged) > int(state.merged)
+        values = np.linalg.eigvalsh(np.asarray(ends[1][2]))
+        assert values.min() > 0, name
+    """)
+
+
 def test_a_run_on_two_devices_resumes_bit_for_bit(tmp_path):
     run(f"""
     import dataclasses

@@ -2,7 +2,8 @@
 
 Whatever runs over points runs on every device, each on its share (`share_out`). Whatever is dense and has no points,
 such as a Cholesky factor, runs on the first device alone (`on_first`), which then has all the cores: two devices of one
-machine that did the same factorisation side by side would take twice the time.
+machine that did the same factorisation side by side would take twice the time. A matrix that is only multiplied by
+vectors is read by every device, each its share of the rows (`Rows`).
 """
 
 import functools
@@ -10,12 +11,13 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from ravine._types import PyTree
+from ravine._types import Array, PyTree
 
 # Points that a device evaluates at once, by default. A block costs an iteration of a loop; many points at once leave
 # the cache. Measured on two cores (value and gradient of Burgers, float64): 750 points a device are a tenth faster
@@ -83,7 +85,7 @@ def share_out(mesh: Mesh, function: Callable, args: PyTree, points: PyTree, weig
     """
     axis = mesh.axis_names[0]
     points, weights = pad((points, weights), whole_multiple(weights.shape[0], mesh.size))
-    everywhere, rows = PartitionSpec(), PartitionSpec(axis)
+    whole, rows = PartitionSpec(), PartitionSpec(axis)
 
     def share(args, points, weights):
         found = function(args, points, weights)
@@ -92,11 +94,72 @@ def share_out(mesh: Mesh, function: Callable, args: PyTree, points: PyTree, weig
     spread = jax.shard_map(
         share,
         mesh=mesh,
-        in_specs=(everywhere, rows, rows),
-        out_specs=everywhere if total else rows,
+        in_specs=(whole, rows, rows),
+        out_specs=whole if total else rows,
         check_vma=False,
     )
     return spread(args, points, weights)
+
+
+class Rows(eqx.Module):
+    """A matrix in a state, of which each device holds, and works on, its share of the rows.
+
+    For one that is read more than it is computed with: each device reads its share from memory. All other arrays of a
+    state are copied to every device, and this one too where the number of rows is no multiple of theirs, or several
+    processes run, each of which writes whole checkpoints.
+    """
+
+    matrix: Array
+
+    def shared(self, mesh: Mesh | None) -> bool:
+        """Whether the devices of this mesh hold shares of it."""
+        return mesh is not None and not (self.matrix.shape[0] % mesh.size or mesh.is_multi_process)
+
+
+def place(mesh: Mesh, tree: PyTree, put: Callable[[Array, NamedSharding], Array]) -> PyTree:
+    """Every array of the tree where it belongs on the mesh, by `put(array, sharding)`."""
+
+    def one(leaf):
+        if isinstance(leaf, Rows):
+            spec = PartitionSpec(mesh.axis_names[0]) if leaf.shared(mesh) else PartitionSpec()
+            return Rows(put(leaf.matrix, NamedSharding(mesh, spec)))
+        return put(leaf, NamedSharding(mesh, PartitionSpec())) if isinstance(leaf, jax.Array) else leaf
+
+    return jax.tree.map(one, tree, is_leaf=lambda leaf: isinstance(leaf, Rows))
+
+
+def everywhere(mesh: Mesh | None, tree: PyTree) -> PyTree:
+    """Inside `jit`: tells the compiler that every device holds all of each array, but its share only of `Rows`."""
+    return tree if mesh is None else place(mesh, tree, lax.with_sharding_constraint)
+
+
+def on_rows(mesh: Mesh | None, function: Callable, rows: Rows, *args: PyTree) -> tuple[Rows, PyTree]:
+    """`(share, told) = function(share, first, gather, *args)` on each device's share of the rows, from number `first`.
+
+    `gather(share)` puts the shares of all devices together, which tells them all; what is told must be the same
+    everywhere. Left to itself, the compiler would share vectors out too, and communicate twenty times a step.
+
+    ```python
+    >>> import jax.numpy as jnp
+    >>> from ravine.blocks import Rows, on_rows
+    >>> _, x = on_rows(None, lambda a, first, gather, b: (a, gather(a @ b)), Rows(2 * jnp.eye(2)), jnp.ones(2))
+    >>> x.tolist()
+    [2.0, 2.0]
+
+    ```
+    """
+    if mesh is None or not rows.shared(mesh):
+        share, told = function(rows.matrix, 0, lambda share: share, *args)
+        return Rows(share), told
+    axis, size = mesh.axis_names[0], rows.matrix.shape[0] // mesh.size
+
+    def local(share, args):
+        return function(share, lax.axis_index(axis) * size, lambda one: lax.all_gather(one, axis, tiled=True), *args)
+
+    whole, own = PartitionSpec(), PartitionSpec(axis)
+    spread = jax.shard_map(local, mesh=mesh, in_specs=(own, whole), out_specs=(own, whole), check_vma=False)
+    share, told = spread(rows.matrix, args)
+    return Rows(share), told
 
 
 def on_first(mesh: Mesh | None, function: Callable, kept: PyTree, *args: PyTree) -> tuple[PyTree, PyTree]:
@@ -125,8 +188,8 @@ def on_first(mesh: Mesh | None, function: Callable, kept: PyTree, *args: PyTree)
         kept, told = lax.cond(lax.axis_index(axis) == 0, lambda: function(kept, *args), lambda: (kept, silent))
         return kept, jax.tree.map(functools.partial(_sum, axis), told)
 
-    everywhere = PartitionSpec()
-    spread = jax.shard_map(local, mesh=mesh, in_specs=everywhere, out_specs=everywhere, check_vma=False)
+    whole = PartitionSpec()
+    spread = jax.shard_map(local, mesh=mesh, in_specs=whole, out_specs=whole, check_vma=False)
     return spread(kept, args)
 
 

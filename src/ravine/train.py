@@ -17,11 +17,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh
 
 from ravine import hosts
 from ravine._results import Stop, Work
 from ravine._types import Batch, Count, PyTree, RandomKey, Scalar, Vector
+from ravine.blocks import everywhere, place
 from ravine.callbacks import Callback, Event, Kind
 from ravine.checkpoint import describe_key, describe_phases, describe_plan, describe_weights
 from ravine.focus import View, Within
@@ -147,7 +148,7 @@ def fit(
     objective, state = objective.over(mesh), sampler.init(sample_key)
     weighting = numbers(Given() if weights is None else weights, theta.dtype)
     weighed = first_weights(weighting, objective, theta, state.batch, sample_key)
-    theta, state, test, other, step_key, weighed = _everywhere(mesh, (theta, state, test, other, step_key, weighed))
+    theta, state, test, other, step_key, weighed = _copied(mesh, (theta, state, test, other, step_key, weighed))
     plan = make_plan(phases, objective, theta, state.batch, seconds)
     # What is needed to make the run again; the identity tells the files of two runs in one folder apart.
     config = {
@@ -186,22 +187,13 @@ def _mesh(devices: int | None) -> Mesh | None:
     return None if count == 1 else jax.make_mesh((count,), ("points",), (AxisType.Auto,), devices=found[:count])
 
 
-def _everywhere(mesh: Mesh | None, tree: PyTree) -> PyTree:
-    """A copy of every array on every device of the mesh: so placed, nothing compiles twice."""
+def _copied(mesh: Mesh | None, tree: PyTree) -> PyTree:
+    """Every array where it belongs, on every device if nothing else is said: so placed, nothing compiles twice."""
     if mesh is None:
         return tree
     if not hosts.alone():
         return hosts.shared(tree, mesh)
-    everywhere = NamedSharding(mesh, PartitionSpec())
-    return jax.tree.map(lambda leaf: jax.device_put(leaf, everywhere) if isinstance(leaf, jax.Array) else leaf, tree)
-
-
-def _replicated(mesh: Mesh | None, tree: PyTree) -> PyTree:
-    """Inside `jit`: tells the compiler that every device holds all of it, so that what comes out fits what went in."""
-    if mesh is None:
-        return tree
-    everywhere = NamedSharding(mesh, PartitionSpec())
-    return jax.tree.map(lambda leaf: lax.with_sharding_constraint(leaf, everywhere), tree)
+    return place(mesh, tree, jax.device_put)
 
 
 def _check_start(objective: Objective, theta: Vector, batch: Batch, value: float) -> None:
@@ -232,14 +224,14 @@ def _advance(
         return (c.step < until) & (c.stop == Stop.RUNNING.code)
 
     def score(theta: Vector):
-        return lambda name, points: _replicated(objective.mesh, objective.pointwise(theta, name, points))
+        return lambda name, points: everywhere(objective.mesh, objective.pointwise(theta, name, points))
 
     def body(c: Carry):
         # Left to itself, the compiler draws a share of the points on each device and then gathers them: three
         # communications a step, which take longer than a whole step on a small minibatch.
-        batch, sampled = _replicated(objective.mesh, sampler.sample(c.sampler, score(c.theta)))
+        batch, sampled = everywhere(objective.mesh, sampler.sample(c.sampler, score(c.theta)))
         weighed, batch, weights, work = weighting(objective, c.theta, batch, c.weights, c.info.failures > 0)
-        weights = _replicated(objective.mesh, weights)
+        weights = everywhere(objective.mesh, weights)
         # Under new weights a search has not failed yet, and damping that failure drove up is forgotten.
         anew = (c.info.failures > 0) & (weighting.changes(weights) != weighting.changes(c.weights))
         failures = jnp.where(anew, 0, c.optimizer.failures)
@@ -267,7 +259,7 @@ def _advance(
         )
 
     carry = eqx.tree_at(lambda c: c.work, carry, Work())
-    return _replicated(objective.mesh, lax.while_loop(again, body, carry))
+    return everywhere(objective.mesh, lax.while_loop(again, body, carry))
 
 
 @eqx.filter_jit
@@ -299,7 +291,7 @@ def _measure(
     score = found.get("test_loss", loss)
     weighting, state = weights
     found |= weighting.columns(objective, state)
-    return found, _replicated(objective.mesh, best.better(theta, score))
+    return found, everywhere(objective.mesh, best.better(theta, score))
 
 
 class _Loop:
@@ -436,7 +428,7 @@ class _Loop:
         self.seconds, self.compile_seconds = position.seconds, position.compile_seconds
         self.phase_seconds = position.phase_seconds
         # Its stop code is kept: a phase that had ended (a failed search, say) is over, and the next one begins.
-        self.carry = _everywhere(self.objective.mesh, position.carry)
+        self.carry = _copied(self.objective.mesh, position.carry)
 
     def _phase(self, number: int, theta: Vector, sampler: SamplerState, weights: PyTree, *, fresh: bool) -> Stop:
         phase = self.plan.phases[number]
@@ -446,11 +438,11 @@ class _Loop:
             anew = phase.focus is not None and phase.begins
             if anew and phase.focus is not None:
                 theta = self.carry.best.theta if self.carry is not None else theta
-                theta = _everywhere(self.objective.mesh, phase.focus.started(self.objective, theta))
+                theta = _copied(self.objective.mesh, phase.focus.started(self.objective, theta))
             # Number and carry change together, so that an interruption while this compiles loses nothing.
             carry = self._timed(first_carry, self.objective, optimizer, theta, sampler, weights, compiling=True)
             self.phase, self.phase_seconds = number, 0.0
-            carry = _everywhere(self.objective.mesh, carry)
+            carry = _copied(self.objective.mesh, carry)
             if self.carry is not None:
                 if not anew:  # losses of other terms do not compare
                     carry = eqx.tree_at(lambda c: c.best, carry, self.carry.best)

@@ -10,14 +10,17 @@ from collections.abc import Callable
 import equinox as eqx
 import jax.numpy as jnp
 from jax import lax
+from jax.sharding import Mesh
 
 from ravine._types import Array, Float, RandomKey, Scalar, Square, Vector
+from ravine.blocks import Rows, on_rows, whole_multiple
 from ravine.linalg import shifted_cholesky
 from ravine.objective import Linearisation, Objective
 from ravine.optim.optimizer import Direction
 from ravine.optim.path import Line, Previous
 
 SYMMETRISE = 64  # panels between two symmetrisations of a dense inverse
+UNIT = 64  # H is stored with a multiple of so many rows, so that devices can share them
 
 Update = Callable[[Vector, Vector, Vector, Scalar], tuple[Scalar, Scalar]]
 
@@ -77,9 +80,12 @@ def self_scaled_broyden(s: Vector, y: Vector, hy: Vector, b: Scalar) -> tuple[Sc
 
 
 class _DenseState(eqx.Module):
-    """H = scale · base + panel · core · panelᵀ, where base is the identity while `identity` holds."""
+    """H = scale · base + panel · core · panelᵀ, where base is the identity while `identity` holds.
 
-    base: Square
+    `base` may have more rows and columns than H, which are zero.
+    """
+
+    base: Rows
     identity: Array
     scale: Scalar
     panel: Float[Array, "n k"]
@@ -92,7 +98,9 @@ class _DenseState(eqx.Module):
     @property
     def inverse(self) -> Square:
         """H as one matrix, for diagnostics. **Cost:** 4·delay·n² flops."""
-        base = jnp.where(self.identity, jnp.eye(self.base.shape[0], dtype=self.base.dtype), self.base)
+        size = self.panel.shape[0]
+        stored = self.base.matrix[:size, :size]
+        base = jnp.where(self.identity, jnp.eye(size, dtype=stored.dtype), stored)
         return self.scale * base + self.panel @ self.core @ self.panel.T
 
 
@@ -111,7 +119,8 @@ class Broyden(Direction):
 
     Updates are delayed: the last ones, up to `delay`, are kept as a panel of low rank, and added to the stored matrix
     all at once by matrix products. A step then reads H once, for Hy; H∇L follows from it by H∇L⁺ = H∇L + Hy, and is
-    computed anew with each panel, and whenever the points changed.
+    computed anew with each panel, and whenever the points changed. Several devices share the rows of H out: what a step
+    costs beside the gradient is reading it.
 
     **Cost:** about 6n² + 16·delay·n flops a step; the 8n² bytes of H are read once, and rewritten every `delay` steps.
     """
@@ -123,8 +132,9 @@ class Broyden(Direction):
 
     def init(self, objective: Objective, theta: Vector) -> _DenseState:
         size, dtype = theta.shape[0], theta.dtype
+        stored = whole_multiple(size, UNIT)
         return _DenseState(
-            base=jnp.eye(size, dtype=dtype),
+            base=Rows(jnp.zeros((stored, stored), dtype)),
             identity=jnp.array(True),
             scale=jnp.ones((), dtype),
             panel=jnp.zeros((size, 2 * self.delay), dtype),
@@ -138,7 +148,7 @@ class Broyden(Direction):
     def __call__(
         self, lin: Linearisation, theta: Vector, state: _DenseState, previous: Previous, *, key: RandomKey
     ) -> tuple[Line, _DenseState]:
-        s, y, grad = previous.s, previous.y, lin.grad
+        s, y, grad, mesh = previous.s, previous.y, lin.grad, lin.objective.mesh
         assert y is not None, "a quasi-Newton direction needs a search with gradients"
         assert previous.grad is not None
         sy, yy = jnp.dot(s, y), jnp.dot(y, y)
@@ -146,12 +156,12 @@ class Broyden(Direction):
         good = (previous.count > 0) & ~previous.failed & (sy > guard)
         sy, yy = jnp.where(good, sy, 1), jnp.where(good, yy, 1)
         state = self._reset_if(state.fresh | previous.failed, state, jnp.where(good & self.scale, sy / yy, 1))
-        hy = self._apply(state, y)
+        hy = self._apply(state, y, mesh)
         yhy = jnp.where(good, jnp.dot(y, hy), 1)
         # B s = −t∇L, except from factor·I.
         b = jnp.where(state.fresh, jnp.dot(s, s) / state.scale, -previous.t * jnp.dot(s, previous.grad)) / sy
         tau, phi = self.update(s, y, hy, jnp.where(good, b, 1))
-        good = good & (yhy > 0) & jnp.isfinite(phi) & (tau > 0)
+        good = good & (yhy > 0) & (yhy < jnp.inf) & jnp.isfinite(phi) & (tau > 0)
         tau, phi = jnp.where(good, tau, 1), jnp.where(good, phi, 0)
         # H⁺ = H/τ + c₁ (Hy)(Hy)ᵀ + c₂ (s(Hy)ᵀ + (Hy)sᵀ) + c₃ ssᵀ, with all c zero when the pair is skipped.
         c1 = jnp.where(good, (phi - 1) / (tau * yhy), 0)
@@ -161,10 +171,12 @@ class Broyden(Direction):
         hg = hg / tau + (c1 * hy + c2 * s) * jnp.dot(hy, grad) + (c2 * hy + c3 * s) * jnp.dot(s, grad)
         # H∇L follows from the last one only where ∇L does: not when the points changed, nor before the first pair.
         follows = state.fresh | jnp.all(grad - previous.grad == y)
+        # Finite whatever happened: the panel is forgotten by its core alone.
+        hy, s = jnp.where(good, hy, 0), jnp.where(good, s, 0)
         state = self._append(state, hy, s, tau, jnp.stack([jnp.stack([c1, c2]), jnp.stack([c2, c3])]), hg)
         due = (state.count == self.delay) | ~follows
         uphill = ~state.fresh & ~(jnp.dot(state.product, grad) > 0) if self.repair else jnp.array(False)
-        state = self._merge_if(due | uphill, state, grad, uphill)
+        state = self._merge_if(due | uphill, state, grad, uphill, mesh)
         fresh = (state.fresh & ~good) | ~(jnp.dot(state.product, grad) > 0)
         # From the identity, a first trial of length one at most.
         direction = jnp.where(fresh, -grad / jnp.maximum(jnp.linalg.norm(grad), 1), -state.product)
@@ -176,15 +188,14 @@ class Broyden(Direction):
             state,
             identity=state.identity | fresh,
             scale=jnp.where(fresh, factor, state.scale),
-            panel=jnp.where(fresh, 0, state.panel),
             core=jnp.where(fresh, 0, state.core),
             count=jnp.where(fresh, 0, state.count),
             fresh=fresh,
         )
 
-    def _apply(self, state: _DenseState, v: Vector) -> Vector:
+    def _apply(self, state: _DenseState, v: Vector, mesh: Mesh | None) -> Vector:
         """H v."""
-        full = jnp.matmul(state.base, v, precision=lax.Precision.HIGHEST)
+        _, full = on_rows(mesh, _times, state.base, v)
         return state.scale * jnp.where(state.identity, v, full) + state.panel @ (state.core @ (v @ state.panel))
 
     def _append(self, state: _DenseState, hy: Vector, s: Vector, tau: Scalar, block: Array, hg: Vector) -> _DenseState:
@@ -199,46 +210,64 @@ class Broyden(Direction):
             product=hg,
         )
 
-    def _merge_if(self, due: Array, state: _DenseState, grad: Vector, uphill: Array) -> _DenseState:
+    def _merge_if(self, due: Array, state: _DenseState, grad: Vector, uphill: Array, mesh: Mesh | None) -> _DenseState:
         """The panel added to the stored matrix, and H∇L computed from it, where `due`."""
+        base, product = on_rows(mesh, self._merged, state.base, due, state, grad, uphill)
+        return dataclasses.replace(
+            state,
+            base=base,
+            product=product,
+            identity=state.identity & ~due,
+            scale=jnp.where(due, 1, state.scale),
+            core=jnp.where(due, 0, state.core),
+            count=jnp.where(due, 0, state.count),
+            merged=state.merged + due.astype(jnp.int32),
+        )
+
+    def _merged(self, share, first, gather, due, state: _DenseState, grad: Vector, uphill: Array):
+        """A share of the rows of H, and H∇L, after a merge where it is `due`."""
+        own, stored = share.shape
+        place = first + jnp.arange(own)
 
         def merge(carry):
-            _, state = carry
-            place = jnp.arange(grad.shape[0])
-            diagonal = place[:, None] == place[None, :]
-            base = jnp.where(state.identity, jnp.where(diagonal, 1, 0).astype(grad.dtype), state.base)
-            half = jnp.matmul(state.panel, state.core, precision=lax.Precision.HIGHEST)
-            whole = state.scale * base + jnp.matmul(half, state.panel.T, precision=lax.Precision.HIGHEST)
+            _, share, _ = carry
+            base = jnp.where(state.identity, _identity(place, grad.shape[0], share), share)
+            panel = jnp.pad(state.panel, ((0, stored - grad.shape[0]), (0, 0)))
+            half = jnp.matmul(panel[place], state.core, precision=lax.Precision.HIGHEST)
+            share = state.scale * base + jnp.matmul(half, panel.T, precision=lax.Precision.HIGHEST)
             # Rounding makes it asymmetric, a little more with each panel; a transpose costs more than the products.
             due = state.merged % SYMMETRISE == SYMMETRISE - 1
-            whole = lax.cond(due, lambda a: (a + a.T) / 2, lambda a: a, whole)
+            share = lax.cond(due, lambda a: (a + gather(a)[:, place].T) / 2, lambda a: a, share)
             if self.repair:
                 due = uphill | (state.merged % self.repair == self.repair - 1)
-                whole = lax.cond(due, _mended, lambda a: a, whole)
-            merged = _DenseState(
-                base=whole,
-                identity=jnp.array(False),
-                scale=jnp.ones_like(state.scale),
-                panel=jnp.zeros_like(state.panel),
-                core=jnp.zeros_like(state.core),
-                count=jnp.zeros_like(state.count),
-                merged=state.merged + 1,
-                product=jnp.matmul(whole, grad, precision=lax.Precision.HIGHEST),
-                fresh=state.fresh,
-            )
-            return jnp.array(False), merged
+                share = lax.cond(due, lambda a: _mended(gather(a), grad.shape[0])[place], lambda a: a, share)
+            return jnp.array(False), share, _times(share, first, gather, grad)[1]
 
         # A loop of one turn or none rather than `cond`: XLA carries the matrix through a loop in place, and copies it
         # at a branch.
-        return lax.while_loop(lambda carry: carry[0], merge, (due, state))[1]
+        _, share, product = lax.while_loop(lambda carry: carry[0], merge, (due, share, state.product))
+        return share, product
 
 
-def _mended(inverse: Square) -> Square:
+def _identity(place: Array, size: int, like: Array) -> Array:
+    """The rows `place` of I of `size`, with zeros from there on."""
+    return ((place[:, None] == jnp.arange(like.shape[1])[None, :]) & (place[:, None] < size)).astype(like.dtype)
+
+
+def _times(share: Array, first: Array | int, gather: Callable[[Array], Array], v: Vector) -> tuple[Array, Vector]:
+    """The matrix times v, which is shorter where the matrix is padded."""
+    del first
+    longer = jnp.pad(v, (0, share.shape[1] - v.shape[0]))
+    return share, gather(jnp.matmul(share, longer, precision=lax.Precision.HIGHEST))[: v.shape[0]]
+
+
+def _mended(inverse: Square, size: int) -> Square:
     """H + τI, symmetric, with τ = 0 where H is positive definite. **Cost:** n³/3 flops for each τ."""
-    inverse = (inverse + inverse.T) / 2
-    _, shift, _ = shifted_cholesky(inverse, jnp.zeros((), inverse.dtype), attempts=24)
-    place = jnp.arange(inverse.shape[0])
-    return inverse.at[place, place].add(shift)
+    inner = inverse[:size, :size]
+    inner = (inner + inner.T) / 2
+    _, shift, _ = shifted_cholesky(inner, jnp.zeros((), inverse.dtype), attempts=24)
+    place = jnp.arange(size)
+    return inverse.at[:size, :size].set(inner.at[place, place].add(shift))
 
 
 class _LimitedState(eqx.Module):
