@@ -9,6 +9,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import ravine as rv
 from oracles import Dense
@@ -297,6 +298,28 @@ OPTIMIZERS: dict[str, Callable[[], rv.Optimizer]] = {
     "sophia": lambda: rv.sophia(2e-2),
     "spring": lambda: rv.spring(ridge=1e-2, longest=0.3),
 }
+
+# Presets made of the same classes as another one, with other numbers or another rule inside. The dear tables leave
+# them to `make slow`; the others have them all.
+TWINS = (
+    *("adagrad", "rmsprop", "amsgrad", "adamw", "nadam", "adabelief", "lion", "muon", "conflict_free", "damped_lbfgs"),
+    *("bfgs", "ssbfgs", "broyden_class", "saddle_free_newton", "ekfac"),
+)
+
+
+def classes_of(tree: Any) -> tuple[type, ...]:
+    """The classes that an optimizer is made of."""
+    if isinstance(tree, (tuple, list)):
+        return tuple(one for part in tree for one in classes_of(part))
+    if not isinstance(tree, eqx.Module):
+        return ()
+    parts = (getattr(tree, field.name, None) for field in dataclasses.fields(tree))
+    return type(tree), *(one for part in parts for one in classes_of(part))
+
+
+def slow_if(slow: bool, *values: Any):
+    """Parameters of a test, left to `make slow` where `slow`."""
+    return pytest.param(*values, marks=[pytest.mark.slow] if slow else [])
 
 
 # --------------------------------------------------------------------------------- one-dimensional test functions

@@ -129,7 +129,7 @@ def test_newton_methods_on_two_devices():
 def test_two_devices_share_the_rows_of_a_dense_inverse():
     run("""
     import dataclasses
-    from ravine.blocks import Rows, everywhere
+    from ravine.blocks import SharedRows, everywhere
     from ravine.optim.path import Previous
     from ravine.optim.quasi_newton import SYMMETRISE, Broyden, self_scaled_broyden
 
@@ -161,7 +161,7 @@ def test_two_devices_share_the_rows_of_a_dense_inverse():
     indefinite[:n, :n] = np.diag(np.where(np.arange(n) == 3, -1.0, 1.0))
     known = dataclasses.replace(first, identity=jnp.array(False), fresh=jnp.array(False))
     given = lambda base, merged: dataclasses.replace(
-        known, base=Rows(jnp.asarray(base)), merged=jnp.int32(merged), product=jnp.asarray(base[:n, :n]) @ grad
+        known, base=SharedRows(jnp.asarray(base)), merged=jnp.int32(merged), product=jnp.asarray(base[:n, :n]) @ grad
     )
     cases = {"identity": first, "asymmetric": given(lopsided, SYMMETRISE - 1), "indefinite": given(indefinite, 9)}
     for name, state in cases.items():

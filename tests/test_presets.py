@@ -15,13 +15,29 @@ STEPS = 40
 FACTORS = {"first order": 1.3, "stochastic first order": 1.2, "stochastic second order": 1.2}
 SEARCHING = ("lbfgs", "bfgs", "ssbfgs", "ssbroyden")
 ANYWHERE = [name for name in cases.OPTIMIZERS if name not in cases.SAMPLED]  # on batches made by hand
-PAIRS = [(m, p) for m in cases.OPTIMIZERS for p in cases.PROBLEMS if m in ANYWHERE or p != "poisson"]
+PAIRS = [
+    cases.slow_if(method in cases.TWINS and problem != "fit", method, problem)
+    for method in cases.OPTIMIZERS
+    for problem in cases.PROBLEMS
+    if method in ANYWHERE or problem != "poisson"
+]
+DESCENT = [
+    cases.slow_if(method in cases.TWINS and problem != "fit", method, problem)
+    for method in cases.DESCENT
+    for problem in cases.PROBLEMS
+]
 
 
 @functools.cache
 def trained(method, problem):
     optimizer = cases.OPTIMIZERS[method]()
     return rv.train(cases.PROBLEMS[problem](), rv.Phase(optimizer, steps=STEPS, name=method), key=cases.KEY)
+
+
+def test_what_is_left_to_the_slow_tests_has_a_twin_that_is_not():
+    kept = {cases.classes_of(make()) for name, make in cases.OPTIMIZERS.items() if name not in cases.TWINS}
+    for name in cases.TWINS:
+        assert cases.classes_of(cases.OPTIMIZERS[name]()) in kept, name
 
 
 @pytest.mark.parametrize("method,problem", PAIRS)
@@ -40,8 +56,7 @@ def test_every_preset_on_every_problem(method, problem):
     assert loss[-1] < loss[0] / factor, run.summary()
 
 
-@pytest.mark.parametrize("problem", cases.PROBLEMS)
-@pytest.mark.parametrize("method", cases.DESCENT)
+@pytest.mark.parametrize("method,problem", DESCENT)
 def test_methods_with_a_search_never_go_up(method, problem):
     loss = trained(method, problem).history["loss"]
     # The recorded value and the search's own come from two programs: residuals of terms of size one are known to 1e-15

@@ -11,7 +11,7 @@ import pytest
 import cases
 import oracles
 import ravine as rv
-from ravine.blocks import Rows
+from ravine.blocks import SharedRows
 from ravine.optim.quasi_newton import Member, self_scaled, self_scaled_broyden, unscaled
 from ravine.optim.search import Search
 
@@ -67,7 +67,7 @@ def holding(direction, inverse, grad):
     objective, theta = rv.Objective.from_loss(rosenbrock, jnp.ones(grad.size))
     return dataclasses.replace(
         direction.init(objective, theta),
-        base=Rows(jnp.asarray(inverse)),
+        base=SharedRows(jnp.asarray(inverse)),
         identity=jnp.array(False),
         product=jnp.asarray(inverse @ grad),
         fresh=jnp.array(False),

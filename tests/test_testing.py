@@ -18,7 +18,9 @@ UNORDERED = ("soap",)
 
 
 # Those that need to know their samples are tested on data of their own, in test_variance_reduction.
-@pytest.mark.parametrize("method", [method for method in cases.OPTIMIZERS if method not in cases.SAMPLED])
+@pytest.mark.parametrize(
+    "method", [cases.slow_if(one in cases.TWINS, one) for one in cases.OPTIMIZERS if one not in cases.SAMPLED]
+)
 def test_every_preset_keeps_the_contract(method):
     check_optimizer(cases.OPTIMIZERS[method](), descends=method in cases.DESCENT, ordered=method not in UNORDERED)
 

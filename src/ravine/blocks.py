@@ -3,7 +3,7 @@
 Whatever runs over points runs on every device, each on its share (`share_out`). Whatever is dense and has no points,
 such as a Cholesky factor, runs on the first device alone (`on_first`), which then has all the cores: two devices of one
 machine that did the same factorisation side by side would take twice the time. A matrix that is only multiplied by
-vectors is read by every device, each its share of the rows (`Rows`).
+vectors is read by every device, each its share of the rows (`SharedRows`).
 """
 
 import functools
@@ -101,7 +101,7 @@ def share_out(mesh: Mesh, function: Callable, args: PyTree, points: PyTree, weig
     return spread(args, points, weights)
 
 
-class Rows(eqx.Module):
+class SharedRows(eqx.Module):
     """A matrix in a state, of which each device holds, and works on, its share of the rows.
 
     For one that is read more than it is computed with: each device reads its share from memory. All other arrays of a
@@ -120,20 +120,20 @@ def place(mesh: Mesh, tree: PyTree, put: Callable[[Array, NamedSharding], Array]
     """Every array of the tree where it belongs on the mesh, by `put(array, sharding)`."""
 
     def one(leaf):
-        if isinstance(leaf, Rows):
+        if isinstance(leaf, SharedRows):
             spec = PartitionSpec(mesh.axis_names[0]) if leaf.shared(mesh) else PartitionSpec()
-            return Rows(put(leaf.matrix, NamedSharding(mesh, spec)))
+            return SharedRows(put(leaf.matrix, NamedSharding(mesh, spec)))
         return put(leaf, NamedSharding(mesh, PartitionSpec())) if isinstance(leaf, jax.Array) else leaf
 
-    return jax.tree.map(one, tree, is_leaf=lambda leaf: isinstance(leaf, Rows))
+    return jax.tree.map(one, tree, is_leaf=lambda leaf: isinstance(leaf, SharedRows))
 
 
 def everywhere(mesh: Mesh | None, tree: PyTree) -> PyTree:
-    """Inside `jit`: tells the compiler that every device holds all of each array, but its share only of `Rows`."""
+    """Inside `jit`: tells the compiler that every device holds all of each array, but of `SharedRows` its share."""
     return tree if mesh is None else place(mesh, tree, lax.with_sharding_constraint)
 
 
-def on_rows(mesh: Mesh | None, function: Callable, rows: Rows, *args: PyTree) -> tuple[Rows, PyTree]:
+def on_rows(mesh: Mesh | None, function: Callable, rows: SharedRows, *args: PyTree) -> tuple[SharedRows, PyTree]:
     """`(share, told) = function(share, first, gather, *args)` on each device's share of the rows, from number `first`.
 
     `gather(share)` puts the shares of all devices together, which tells them all; what is told must be the same
@@ -141,8 +141,8 @@ def on_rows(mesh: Mesh | None, function: Callable, rows: Rows, *args: PyTree) ->
 
     ```python
     >>> import jax.numpy as jnp
-    >>> from ravine.blocks import Rows, on_rows
-    >>> _, x = on_rows(None, lambda a, first, gather, b: (a, gather(a @ b)), Rows(2 * jnp.eye(2)), jnp.ones(2))
+    >>> from ravine.blocks import SharedRows, on_rows
+    >>> _, x = on_rows(None, lambda a, first, gather, b: (a, gather(a @ b)), SharedRows(2 * jnp.eye(2)), jnp.ones(2))
     >>> x.tolist()
     [2.0, 2.0]
 
@@ -150,7 +150,7 @@ def on_rows(mesh: Mesh | None, function: Callable, rows: Rows, *args: PyTree) ->
     """
     if mesh is None or not rows.shared(mesh):
         share, told = function(rows.matrix, 0, lambda share: share, *args)
-        return Rows(share), told
+        return SharedRows(share), told
     axis, size = mesh.axis_names[0], rows.matrix.shape[0] // mesh.size
 
     def local(share, args):
@@ -159,7 +159,7 @@ def on_rows(mesh: Mesh | None, function: Callable, rows: Rows, *args: PyTree) ->
     whole, own = PartitionSpec(), PartitionSpec(axis)
     spread = jax.shard_map(local, mesh=mesh, in_specs=(own, whole), out_specs=(own, whole), check_vma=False)
     share, told = spread(rows.matrix, args)
-    return Rows(share), told
+    return SharedRows(share), told
 
 
 def on_first(mesh: Mesh | None, function: Callable, kept: PyTree, *args: PyTree) -> tuple[PyTree, PyTree]:

@@ -13,7 +13,7 @@ from jax import lax
 from jax.sharding import Mesh
 
 from ravine._types import Array, Float, RandomKey, Scalar, Square, Vector
-from ravine.blocks import Rows, on_rows, whole_multiple
+from ravine.blocks import SharedRows, on_rows, whole_multiple
 from ravine.linalg import shifted_cholesky
 from ravine.objective import Linearisation, Objective
 from ravine.optim.optimizer import Direction
@@ -85,7 +85,7 @@ class _DenseState(eqx.Module):
     `base` may have more rows and columns than H, which are zero.
     """
 
-    base: Rows
+    base: SharedRows
     identity: Array
     scale: Scalar
     panel: Float[Array, "n k"]
@@ -134,7 +134,7 @@ class Broyden(Direction):
         size, dtype = theta.shape[0], theta.dtype
         stored = whole_multiple(size, UNIT)
         return _DenseState(
-            base=Rows(jnp.zeros((stored, stored), dtype)),
+            base=SharedRows(jnp.zeros((stored, stored), dtype)),
             identity=jnp.array(True),
             scale=jnp.ones((), dtype),
             panel=jnp.zeros((size, 2 * self.delay), dtype),

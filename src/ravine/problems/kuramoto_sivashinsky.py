@@ -48,7 +48,7 @@ def kuramoto_sivashinsky(
     *,
     end: float = 0.5,
     points: int = 1500,
-    width: int = 30,
+    width: int = 24,
     depth: int = 3,
     harmonics: int = 5,
     sampling: Sampling = "rad",
