@@ -4,6 +4,8 @@ import subprocess
 import sys
 import textwrap
 
+import pytest
+
 SETUP = """
 import jax, jax.numpy as jnp, numpy as np
 jax.config.update("jax_enable_x64", True)
@@ -195,6 +197,39 @@ def test_a_run_on_two_devices_resumes_bit_for_bit(tmp_path):
     again = rv.train(problem, phase(16), key=jax.random.key(0), resume=half)
     assert np.array_equal(np.asarray(again.theta), np.asarray(whole.theta))
     """)
+
+
+@pytest.mark.slow
+def test_a_device_may_wait_for_longer_than_a_minute():
+    """By default XLA aborts the process then."""
+    run("""
+    import time
+    from ravine.blocks import on_first
+
+    mesh = jax.make_mesh((2,), ("points",), (jax.sharding.AxisType.Auto,))
+
+    def late(x):
+        time.sleep(70)
+        return x
+
+    def alone(kept, x):
+        return kept, 2 * jax.pure_callback(late, x, x)
+
+    assert float(jax.jit(lambda x: on_first(mesh, alone, (), x)[1])(jnp.ones(()))) == 2
+    """)
+
+
+def test_what_the_user_says_of_waiting_is_kept():
+    out = run("""
+    import os
+    os.environ["XLA_FLAGS"] = "--xla_cpu_collective_call_terminate_timeout_seconds=7"
+    rv.use_cores(2)
+    print(os.environ["XLA_FLAGS"])
+    """)
+    assert out.split() == [
+        "--xla_cpu_collective_call_terminate_timeout_seconds=7",
+        "--xla_cpu_collective_call_warn_stuck_timeout_seconds=120",
+    ]
 
 
 def test_more_devices_than_there_are_is_refused():

@@ -12,12 +12,22 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
+# Devices of one process wait for each other wherever they share a result: for a minute, after which XLA aborts the
+# process, run and all. One that factorises a large matrix alone, as `blocks.on_first` does, takes longer. In seconds;
+# read when JAX starts its backend.
+_PATIENCE = {
+    "xla_cpu_collective_call_warn_stuck_timeout_seconds": 120,
+    "xla_cpu_collective_call_terminate_timeout_seconds": 3600,
+}
+
+
 def use_cores(count: int | None = None) -> int:
     """Makes each of `count` cores of the CPU a device of its own (by default every core this process may use).
 
     `train` then shares the points of a batch out over them. XLA alone leaves most of a second core idle at the small
     matrix products of a PINN; on two cores this halves the time of a gradient. Call it first of all, before anything
-    else touches JAX. The command line does it by itself.
+    else touches JAX. The command line does it by itself. What `XLA_FLAGS` says of how long devices wait for each other
+    is kept; else it is an hour, since one may factorise a large matrix alone meanwhile.
 
     **Returns:** the number of devices.
 
@@ -30,6 +40,9 @@ def use_cores(count: int | None = None) -> int:
     count = cores() if count is None else count
     if count < 1:
         raise ValueError(f"use_cores: count is {count}, but must be at least 1.")
+    flags = os.environ.get("XLA_FLAGS", "")
+    added = [f"--{name}={seconds}" for name, seconds in _PATIENCE.items() if name not in flags]
+    os.environ["XLA_FLAGS"] = " ".join([*flags.split(), *added])
     jax.config.update("jax_num_cpu_devices", count)
     return count
 

@@ -50,9 +50,9 @@ from ravine.run import (
 from ravine.samplers import Sampler, SamplerState
 from ravine.weights import Given, Weighting
 
-CHUNK_SECONDS = 0.25  # how long the device works between two looks at the clock
+CHUNK_SECONDS = 0.5  # how long the device works between two looks at the clock
 RECORDS = 200  # records in a phase with a step budget
-RECORD_SECONDS = 0.5  # time between records in a phase without
+RECORD_SECONDS = 1.0  # time between records in a phase without
 ENDS = (Stop.NOT_FINITE, Stop.WEIGHTS, Stop.STATIONARY)  # of the run, not of the phase alone
 RECORD_SHARE = 0.2  # of the time of such a phase that measuring may take
 PATIENCE = 3  # failed searches in a row that end a phase
