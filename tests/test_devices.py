@@ -200,8 +200,8 @@ def test_a_run_on_two_devices_resumes_bit_for_bit(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_device_may_wait_for_longer_than_a_minute():
-    """By default XLA aborts the process then."""
+def test_a_device_may_wait_for_longer_than_xla_likes():
+    """By default XLA aborts the process at some time between 55 and 100 s."""
     run("""
     import time
     from ravine.blocks import on_first
@@ -209,7 +209,7 @@ def test_a_device_may_wait_for_longer_than_a_minute():
     mesh = jax.make_mesh((2,), ("points",), (jax.sharding.AxisType.Auto,))
 
     def late(x):
-        time.sleep(70)
+        time.sleep(100)
         return x
 
     def alone(kept, x):

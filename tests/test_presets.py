@@ -15,17 +15,16 @@ STEPS = 40
 FACTORS = {"first order": 1.3, "stochastic first order": 1.2, "stochastic second order": 1.2}
 SEARCHING = ("lbfgs", "bfgs", "ssbfgs", "ssbroyden")
 ANYWHERE = [name for name in cases.OPTIMIZERS if name not in cases.SAMPLED]  # on batches made by hand
-PAIRS = [
-    cases.slow_if(method in cases.TWINS and problem != "fit", method, problem)
-    for method in cases.OPTIMIZERS
-    for problem in cases.PROBLEMS
-    if method in ANYWHERE or problem != "poisson"
-]
-DESCENT = [
-    cases.slow_if(method in cases.TWINS and problem != "fit", method, problem)
-    for method in cases.DESCENT
-    for problem in cases.PROBLEMS
-]
+
+
+def pairs(methods):
+    """Each method with each problem that it can be used on."""
+    return [
+        cases.slow_if(method in cases.TWINS and problem != "fit", method, problem)
+        for method in methods
+        for problem in cases.PROBLEMS
+        if method in ANYWHERE or problem != "poisson"
+    ]
 
 
 @functools.cache
@@ -40,7 +39,7 @@ def test_what_is_left_to_the_slow_tests_has_a_twin_that_is_not():
         assert cases.classes_of(cases.OPTIMIZERS[name]()) in kept, name
 
 
-@pytest.mark.parametrize("method,problem", PAIRS)
+@pytest.mark.parametrize("method,problem", pairs(cases.OPTIMIZERS))
 def test_every_preset_on_every_problem(method, problem):
     run = trained(method, problem)
     loss = run.history["loss"]
@@ -56,7 +55,7 @@ def test_every_preset_on_every_problem(method, problem):
     assert loss[-1] < loss[0] / factor, run.summary()
 
 
-@pytest.mark.parametrize("method,problem", DESCENT)
+@pytest.mark.parametrize("method,problem", pairs(cases.DESCENT))
 def test_methods_with_a_search_never_go_up(method, problem):
     loss = trained(method, problem).history["loss"]
     # The recorded value and the search's own come from two programs: residuals of terms of size one are known to 1e-15

@@ -137,7 +137,7 @@ def on_rows(mesh: Mesh | None, function: Callable, rows: SharedRows, *args: PyTr
     """`(share, told) = function(share, first, gather, *args)` on each device's share of the rows, from number `first`.
 
     `gather(share)` puts the shares of all devices together, which tells them all; what is told must be the same
-    everywhere. Left to itself, the compiler would share vectors out too, and communicate twenty times a step.
+    everywhere. Left to itself, the compiler shares vectors out too, and communicates all the time.
 
     ```python
     >>> import jax.numpy as jnp

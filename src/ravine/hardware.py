@@ -12,9 +12,9 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
-# Devices of one process wait for each other wherever they share a result: for a minute, after which XLA aborts the
-# process, run and all. One that factorises a large matrix alone, as `blocks.on_first` does, takes longer. In seconds;
-# read when JAX starts its backend.
+# Devices of one process wait for each other wherever they share a result: by default not for 100 s (but for 55), then
+# XLA aborts the process, run and all. One that factorises a large matrix alone (`blocks.on_first`) may take longer. In
+# seconds; read when JAX starts its backend.
 _PATIENCE = {
     "xla_cpu_collective_call_warn_stuck_timeout_seconds": 120,
     "xla_cpu_collective_call_terminate_timeout_seconds": 3600,

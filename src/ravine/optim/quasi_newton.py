@@ -212,7 +212,9 @@ class Broyden(Direction):
 
     def _merge_if(self, due: Array, state: _DenseState, grad: Vector, uphill: Array, mesh: Mesh | None) -> _DenseState:
         """The panel added to the stored matrix, and H∇L computed from it, where `due`."""
-        base, product = on_rows(mesh, self._merged, state.base, due, state, grad, uphill)
+        # Without the matrix, of which the devices would be sent all.
+        rest = eqx.tree_at(lambda one: one.base, state, None)
+        base, product = on_rows(mesh, self._merged, state.base, due, rest, grad, uphill)
         return dataclasses.replace(
             state,
             base=base,
