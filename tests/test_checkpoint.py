@@ -133,6 +133,18 @@ def test_auto_is_restored():
     assert checkpoint.restore_phases({"plan": described}) == rv.auto(seconds=60.0)
 
 
+@pytest.mark.parametrize("seconds", [60.0, 1e-3], ids=["with Levenberg–Marquardt", "without"])
+def test_what_auto_decided_is_not_forecast_again(monkeypatch, seconds):
+    objective, theta, sampler = rv.problems.make("poisson1d").objective(jax.random.key(0))
+    batch = sampler.init(jax.random.key(1)).batch
+    plan = rv.auto(seconds=seconds)(objective, theta, batch)
+    config = {"plan": checkpoint.describe_plan(rv.auto(seconds=seconds)), "phases": checkpoint.describe_phases(plan)}
+    assert any(phase.name == "levenberg_marquardt" for phase in plan.phases) == (seconds > 1)
+    monkeypatch.setattr("ravine.optim.auto.forecast", None)
+    again = checkpoint.restore_phases(config)(objective, theta, batch)
+    assert checkpoint.describe_plan(again.phases) == checkpoint.describe_plan(plan.phases)
+
+
 @pytest.mark.parametrize(
     "phase",
     [

@@ -557,7 +557,7 @@ def describe_plan(phases: Phases) -> dict[str, Any]:
     other settings, a function of one's own) is described in words only, and `restore_phases` asks for it.
     """
     if isinstance(phases, Auto):
-        return {"auto": _plain(dataclasses.asdict(phases))}
+        return {"auto": {"seconds": phases.seconds, "raw": phases.raw}}
     if isinstance(phases, Phase):
         phases = (phases,)
     if isinstance(phases, Plan):
@@ -577,7 +577,7 @@ def restore_phases(config: Mapping[str, Any], path: str | os.PathLike = "the fol
         if not isinstance(saved, dict) or "custom" in saved:
             raise _Unknown(f"the plan ({saved!r:.80})")
         if "auto" in saved:
-            return Auto(**saved["auto"])
+            return Auto(**saved["auto"], decided=tuple(entry["name"] for entry in config.get("phases") or ()) or None)
         made = tuple(_restore_phase(entry) for entry in saved["phases"])
         if "reason" in saved:
             return Plan(made, saved.get("seconds"), saved["reason"])

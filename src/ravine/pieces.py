@@ -20,6 +20,12 @@ from ravine.terms import Term, squared
 HELD, HELD_FOR_KERNEL = 2**28, 2**30
 
 
+@eqx.filter_jit(inline=True)  # pyright: ignore[reportCallIssue]  (its overloads leave out what it passes on)
+def _features(features: Callable, model: Model, point: PyTree) -> PyTree:
+    """F at one point; traced once for all the transformations of it that a step is made of."""
+    return jax.tree.map(jnp.asarray, features(model, point))
+
+
 class Piece(eqx.Module):
     """A term with its points and their weights v_i/m: what is looped over.
 
@@ -45,7 +51,7 @@ class Piece(eqx.Module):
 
     def features(self, model: Model, point: PyTree) -> PyTree:
         """F at one point."""
-        return jax.tree.map(jnp.asarray, self.term.features(model, point))
+        return _features(self.term.features, model, point)
 
     def loss(self, model: Model, point: PyTree) -> Scalar:
         """φ at one point. **Raises:** `ValueError` when it is not a scalar."""

@@ -340,8 +340,8 @@ def _in_turn(phases, objective: Objective, theta: Vector, batch: Batch, seconds:
         view = focus.on(objective)
         part = dataclasses.replace(view(objective, theta), focuses=())
         given = dataclasses.replace(phases, seconds=share) if isinstance(phases, (Plan, Auto)) else phases
-        if isinstance(given, Auto) and focus.begin is not None:
-            given = dataclasses.replace(given, raw=False)
+        if isinstance(given, Auto):  # each part decides for itself
+            given = dataclasses.replace(given, raw=given.raw and focus.begin is None, decided=None)
         plan = make_plan(given, part, view.take(objective, theta), batch, share)
         by = None if share is None or number + 1 == count else share * (number + 1)
         for place, phase in enumerate(plan.phases):

@@ -7,8 +7,9 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
-from ravine._types import Float, Model
+from ravine._types import Array, Float, Model
 from ravine.calculus import taylor
 from ravine.models import MLP
 
@@ -21,7 +22,7 @@ def saturated_shares(model: Model, points: Float[np.ndarray, "m d"]) -> list[flo
 
     Nothing where the model cannot be called at a point, or holds no multilayer perceptron of ravine's or Equinox's.
 
-    **Cost:** m calls of the model, not compiled.
+    **Cost:** m calls of the model.
 
     ```python
     >>> import jax, jax.numpy as jnp, numpy as np, ravine as rv, equinox as eqx
@@ -33,32 +34,38 @@ def saturated_shares(model: Model, points: Float[np.ndarray, "m d"]) -> list[flo
 
     ```
     """
-    shares = []
-    for module, inputs in _called(model, points):
-        function = _activation(module)
-        slope = jax.vmap(jax.vmap(jax.grad(function)))
-        before = _before_activation(module, function, np.stack(inputs))
-        shares += [float(np.mean(np.abs(np.asarray(slope(jnp.asarray(layer)))) < FLAT)) for layer in before]
-    return shares
-
-
-def _called(model: Model, points: np.ndarray) -> list[tuple[Any, list[Any]]]:
-    """Every perceptron in the model, and what it is called with."""
-    seen: list[tuple[Any, list[Any]]] = []
-
-    def probe(module):
-        if not isinstance(module, KINDS):
-            return module
-        seen.append((module, []))
-        return _Probe(module, seen[-1][1])
-
-    model = jax.tree.map(probe, model, is_leaf=lambda leaf: isinstance(leaf, KINDS))
     try:
-        for point in points:
-            model(jnp.asarray(point))
+        return [float(share) for share in _shares(model, jnp.asarray(points))]
     except (TypeError, ValueError, jax.errors.JAXTypeError):  # called otherwise, or compiled inside
         return []
-    return [(module, inputs) for module, inputs in seen if inputs]
+
+
+@eqx.filter_jit
+def _shares(model: Model, points: Float[Array, "m d"]) -> list[Array]:
+    """As `saturated_shares`, for a model that can be called at a point."""
+    called: list[Any] = []
+
+    def inputs(point):
+        """What every perceptron in the model is called with; the perceptrons themselves go to `called`."""
+        seen: list[tuple[Any, list[Array]]] = []
+
+        def probe(module):
+            if not isinstance(module, KINDS):
+                return module
+            seen.append((module, []))
+            return _Probe(module, seen[-1][1])
+
+        jax.tree.map(probe, model, is_leaf=lambda leaf: isinstance(leaf, KINDS))(point)
+        called[:] = [module for module, noted in seen if noted]
+        return [jnp.stack(noted) for _, noted in seen if noted]
+
+    shares = []
+    for x, module in zip(lax.map(inputs, points), called, strict=True):
+        function = _activation(module)
+        slope = jax.vmap(jax.vmap(jax.grad(function)))
+        before = _before_activation(module, function, x.reshape(-1, x.shape[-1]))
+        shares += [jnp.mean(jnp.abs(slope(layer)) < FLAT) for layer in before]
+    return shares
 
 
 class _Probe:
@@ -68,11 +75,11 @@ class _Probe:
         self.module, self.inputs = module, inputs
 
     def __call__(self, x):
-        self.inputs.append(np.asarray(x))
+        self.inputs.append(x)
         return self.module(x)
 
     def taylor(self, z, curves):
-        self.inputs.append(np.asarray(z))
+        self.inputs.append(z)
         return taylor(self.module, z, curves)
 
 
@@ -81,7 +88,7 @@ def _activation(module: Any) -> Callable:
     return function if callable(function) else jax.tree.leaves(function, is_leaf=callable)[0]
 
 
-def _before_activation(module: Any, function: Callable, inputs: np.ndarray) -> list[np.ndarray]:
+def _before_activation(module: Any, function: Callable, inputs: Array) -> list[Array]:
     """What goes into the activation in each hidden layer, `(points, units)`."""
     if isinstance(module, MLP):
         pairs = list(zip(module.weights[:-1], module.biases[:-1], strict=True))
@@ -89,7 +96,7 @@ def _before_activation(module: Any, function: Callable, inputs: np.ndarray) -> l
         pairs = [(layer.weight, layer.bias) for layer in module.layers[:-1]]
     found, x = [], inputs
     for weight, bias in pairs:
-        before = x @ np.asarray(weight).T + (0 if bias is None else np.asarray(bias))
+        before = x @ weight.T if bias is None else x @ weight.T + bias[None, :]
         found.append(before)
-        x = np.asarray(jax.vmap(jax.vmap(function))(jnp.asarray(before)))
+        x = jax.vmap(jax.vmap(function))(before)
     return found

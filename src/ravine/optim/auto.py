@@ -30,6 +30,7 @@ class Auto:
 
     seconds: float
     raw: bool = True  # whether the parameters are as drawn
+    decided: tuple[str, ...] | None = None  # the phases of the plan that is to be made again: nothing is forecast then
 
     def __post_init__(self):
         check_budget(None, self.seconds)
@@ -39,13 +40,14 @@ class Auto:
         # Phases end when the independent loss has not fallen by a fifth within a fifth of the budget.
         stall = stalled(seconds=self.seconds / 5, factor=1.2, key="test_loss" if not objective.bare else "loss")
         reasons, phases = [f"n = {n:,} parameters, m = {m:,} rows, float{bits}."], []
+        decided = self.decided
         if _drawn(objective, batch):
             # A higher rate than where it stays: what noise it leaves, later stages take away.
-            first, reason = _first_order(objective, batch, rate=3e-3)
+            first, reason = _first_order(objective, batch, decided, rate=3e-3)
             told = f"{reasons[0]} Minibatches of data: {reason}, its rate lowered in {len(ANNEALED)} stages."
             return Plan(_annealed(first, self.seconds), self.seconds, told)
         if n > DENSE and objective.samples is not None:
-            first, reason = _first_order(objective, batch)
+            first, reason = _first_order(objective, batch, decided)
             phases += [dataclasses.replace(first, until=stall), Phase(presets.lbfgs(), until=stall, name="lbfgs")]
             reasons.append(f"Data, and too many parameters for a dense inverse Hessian: {reason}, then L-BFGS.")
         elif n > DENSE:
@@ -60,7 +62,10 @@ class Auto:
             phases.append(Phase(presets.ssbroyden(), until=stall, name="ssbroyden"))
             reasons.append(f"Self-scaled Broyden with a dense inverse ({_gibibytes(n * n, bits)}).")
         solver = presets.levenberg_marquardt(acceleration=False)
-        if objective.has_curvature and min(n, m) ** 2 * max(n, m) < 1e13:  # else there is no need to trace it
+        if decided is not None:
+            if "levenberg_marquardt" in decided:
+                phases.append(Phase(solver, name="levenberg_marquardt"))
+        elif objective.has_curvature and min(n, m) ** 2 * max(n, m) < 1e13:  # else there is no need to trace it
             costs = forecast(solver, objective, batch)
             laptop = costs.cost.seconds(bits=bits, machine=LAPTOP)
             other, numbers = ("kernel", m * (n + m)) if n <= m else ("parameter", 3 * n * n)
@@ -109,9 +114,14 @@ def _drawn(objective: Objective, batch: Batch) -> bool:
     return objective.samples is not None and max(counts, default=objective.samples) < objective.samples
 
 
-def _first_order(objective: Objective, batch: Batch, rate: float = 1e-3) -> tuple[Phase, str]:
+def _first_order(
+    objective: Objective, batch: Batch, decided: tuple[str, ...] | None, rate: float = 1e-3
+) -> tuple[Phase, str]:
     """SOAP where its matrices cost little beside a gradient, else Adam; and why."""
     methods = presets.adam(rate), presets.soap()
+    if decided is not None:
+        soap = "soap" in decided
+        return Phase(methods[soap], name="soap" if soap else "adam"), "SOAP" if soap else "Adam"
     bits = 8 * objective.layout.dtype.itemsize
     costs = [forecast(method, objective, batch) for method in methods]
     adam, soap = (one.cost.seconds(bits=bits, machine=LAPTOP) for one in costs)

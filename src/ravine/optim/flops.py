@@ -7,6 +7,7 @@ inner iteration repeats is for the reader to multiply. A branch counts as its de
 import dataclasses
 import functools
 import math
+import operator
 import time
 
 import numpy as np
@@ -36,10 +37,14 @@ class Cost:
     traffic: float | int = 0
 
     def __add__(self, other: "Cost") -> "Cost":
-        return Cost(*(a + b for a, b in zip(dataclasses.astuple(self), dataclasses.astuple(other), strict=True)))
+        return Cost(*map(operator.add, self._counts, other._counts))
 
     def __mul__(self, times: float | int) -> "Cost":
-        return Cost(*(times * a for a in dataclasses.astuple(self)))
+        return Cost(*(times * count for count in self._counts))
+
+    @property
+    def _counts(self) -> tuple[float | int, ...]:
+        return self.products, self.thin, self.factors, self.simple, self.dear, self.traffic
 
     @property
     def flops(self) -> float | int:
@@ -50,8 +55,7 @@ class Cost:
         """How long a machine takes: `machine` is its flop/s of a large product and its bytes/s of a copy, by default
         this one's, measured at the first call (0.1 s)."""
         rate, bandwidth = rates() if machine is None else machine
-        counts = dataclasses.asdict(self)
-        spent = sum(counts[kind] / (rate * share) for kind, share in _SHARE.items())
+        spent = sum(getattr(self, kind) / (rate * share) for kind, share in _SHARE.items())
         return spent * bits / 64 + self.traffic / bandwidth
 
 
