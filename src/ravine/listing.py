@@ -68,7 +68,7 @@ def problem(name: str) -> str:
         f"options   {options(name)}",
     ]
     if entry.error is not None:
-        lines.append(f"reached   {entry.error:.1e} by ravine {entry.command} (median of three seeds, two cores)")
+        lines.append(f"reached   {entry.error:.1e} by ravine {entry.command} (median of three seeds)")
     return "\n".join(lines)
 
 
