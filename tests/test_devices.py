@@ -219,6 +219,18 @@ def test_a_device_may_wait_for_longer_than_xla_likes():
     """)
 
 
+@pytest.mark.slow
+def test_devices_do_not_wait_for_each_other_for_ever_where_points_are_redrawn():
+    """Before the gather of H y followed from the gradient, this stood still within half a minute."""
+    run("""
+    import dataclasses
+    problem = rv.problems.make("burgers")
+    problem = dataclasses.replace(problem, sampler=dataclasses.replace(problem.sampler, every=1))
+    run = rv.train(problem, rv.Phase(rv.ssbroyden(), seconds=120), key=jax.random.key(0))
+    assert run.stop is rv.Stop.SECONDS
+    """)
+
+
 def test_what_the_user_says_of_waiting_is_kept():
     out = run("""
     import os

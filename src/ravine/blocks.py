@@ -139,6 +139,10 @@ def on_rows(mesh: Mesh | None, function: Callable, rows: SharedRows, *args: PyTr
     `gather(share)` puts the shares of all devices together, which tells them all; what is told must be the same
     everywhere. Left to itself, the compiler shares vectors out too, and communicates all the time.
 
+    A device that waits in a gather keeps a thread of a pool that all devices share, of as many as there are cores. Two
+    communications of which neither needs the other's result may begin in either order on each device: then all threads
+    wait, each for another one, for ever. So what is gathered must follow (`after`) from what was communicated before.
+
     ```python
     >>> import jax.numpy as jnp
     >>> from ravine.blocks import SharedRows, on_rows
@@ -160,6 +164,22 @@ def on_rows(mesh: Mesh | None, function: Callable, rows: SharedRows, *args: PyTr
     spread = jax.shard_map(local, mesh=mesh, in_specs=(own, whole), out_specs=(own, whole), check_vma=False)
     share, told = spread(rows.matrix, args)
     return SharedRows(share), told
+
+
+def after(first: Array, x: Array) -> Array:
+    """x, unless `first`, of the same shape, is NaN: a value that no device has before it has `first`.
+
+    `lax.optimization_barrier` would say so to the compiler alone, which is free to run both at once in the end.
+
+    ```python
+    >>> import jax.numpy as jnp
+    >>> from ravine.blocks import after
+    >>> after(jnp.array([1.0, jnp.nan]), jnp.array([2.0, 2.0])).tolist()
+    [2.0, nan]
+
+    ```
+    """
+    return jnp.where(jnp.isnan(first), first, x)
 
 
 def on_first(mesh: Mesh | None, function: Callable, kept: PyTree, *args: PyTree) -> tuple[PyTree, PyTree]:

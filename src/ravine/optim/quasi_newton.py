@@ -13,7 +13,7 @@ from jax import lax
 from jax.sharding import Mesh
 
 from ravine._types import Array, Float, RandomKey, Scalar, Square, Vector
-from ravine.blocks import SharedRows, on_rows, whole_multiple
+from ravine.blocks import SharedRows, after, on_rows, whole_multiple
 from ravine.linalg import shifted_cholesky
 from ravine.objective import Linearisation, Objective
 from ravine.optim.optimizer import Direction
@@ -156,7 +156,8 @@ class Broyden(Direction):
         good = (previous.count > 0) & ~previous.failed & (sy > guard)
         sy, yy = jnp.where(good, sy, 1), jnp.where(good, yy, 1)
         state = self._reset_if(state.fresh | previous.failed, state, jnp.where(good & self.scale, sy / yy, 1))
-        hy = self._apply(state, y, mesh)
+        # Devices gather H y, and with other points the gradient: one after the other (see `on_rows`).
+        hy = self._apply(state, after(grad, y), mesh)
         yhy = jnp.where(good, jnp.dot(y, hy), 1)
         # B s = −t∇L, except from factor·I.
         b = jnp.where(state.fresh, jnp.dot(s, s) / state.scale, -previous.t * jnp.dot(s, previous.grad)) / sy
