@@ -37,7 +37,7 @@ def parser() -> argparse.ArgumentParser:
     one = commands.add_parser("micro", help="measure the ratios of the kernels and steps, and store them")
     one.add_argument("--cases", default="all", help=f"comma-separated, of {', '.join(micro.CASES)}")
     one.add_argument("--rounds", type=int, default=3, help="processes a side, interleaved (default 3)")
-    one = commands.add_parser("check", help="fail when a ratio is 20 % worse than the median of the stored ones")
+    one = commands.add_parser("check", help="fail when a ratio is 20 %% worse than the median of the stored ones")
     one.add_argument("--cases", default="all", help=f"comma-separated, of {', '.join(micro.CASES)}")
     one.add_argument("--rounds", type=int, default=3, help="processes a side, interleaved (default 3)")
     one.add_argument("--last", action="store_true", help="judge the newest stored ratios instead of measuring anew")

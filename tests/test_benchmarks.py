@@ -14,7 +14,7 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 import ravine as rv
-from benchmarks import export as exporting, micro, report, runner
+from benchmarks import __main__ as typed, export as exporting, micro, report, runner
 from benchmarks.peers.scipy_ssbroyden import backtracked, carried, minimise
 from benchmarks.points import POOL, Redraw
 from benchmarks.start import PROBLEMS, load
@@ -319,6 +319,14 @@ def test_every_method_has_its_file():
     for family, module, _ in runner.METHODS.values():
         assert family in ("jax", "torch")
         assert "\ndef run(start: Start, trace: Trace" in (runner.envs.HERE / "peers" / f"{module}.py").read_text()
+
+
+@pytest.mark.parametrize("command", ["", "envs", "run", "report", "micro", "check", "kernels", "profile"])
+def test_help_can_be_asked_for(command, capsys):
+    with pytest.raises(SystemExit) as ended:
+        typed.main([*command.split(), "--help"])
+    assert ended.value.code == 0
+    assert "usage: python -m benchmarks" in capsys.readouterr().out
 
 
 def test_a_ratio_that_got_worse_is_seen(tmp_path):

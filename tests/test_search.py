@@ -128,6 +128,28 @@ def test_wolfe_in_single_precision(name, scale):
     assert abs(float(jax.grad(function)(x))) <= 0.5 * abs(slope) * (1 + 1e-3) + flat
 
 
+@pytest.mark.parametrize("noise", [1e-7, 1e-4])
+@pytest.mark.parametrize("scale", [0.3, 20.0, 1000.0])
+def test_wolfe_asks_the_slopes_where_losses_have_lost_their_digits(noise, scale):
+    """A parabola of relative depth 10⁻¹⁰ under rounding of 10⁻⁷ or 10⁻⁴ whose slopes are right: few trials, and an
+    accepted one between the start and its mirror image, where the parabola is lower."""
+
+    @jax.custom_jvp
+    def function(x):
+        return 1 + 1e-10 * ((x - 1) ** 2 - 1) + noise * jnp.sin(1e9 * x) / 2
+
+    function.defjvp(lambda x, v: (function(*x), 2e-10 * (x[0] - 1) * v[0]))
+    p = Profile(function)
+    for start in np.random.default_rng(1).uniform(0.5, 1.5, 8):
+        _t, found, decrease = p.search(rv.Wolfe(), float(start * scale))
+        x = float(found.step[0])
+        assert not found.failed
+        assert 0 < x <= 1.9
+        assert int(found.work.evaluations) <= 8
+        # The next first trial is guessed from what the slopes say.
+        np.testing.assert_allclose(decrease, 1e-10 * (1 - (x - 1) ** 2), rtol=1e-6)
+
+
 @pytest.mark.parametrize("decrease,first", [(0.3, 0.6), (1e-9, 2e-9), (40.0, 80.0)])
 def test_wolfe_guesses_any_length_for_directions_that_have_none(decrease, first):
     """2·(last decrease)/|slope| is the first trial (and accepted, as −x has no other reason to stop)."""

@@ -134,31 +134,31 @@ def everywhere(mesh: Mesh | None, tree: PyTree) -> PyTree:
 
 
 def on_rows(mesh: Mesh | None, function: Callable, rows: SharedRows, *args: PyTree) -> tuple[SharedRows, PyTree]:
-    """`(share, told) = function(share, first, gather, *args)` on each device's share of the rows, from number `first`.
+    """`(share, told) = function(share, first, total, *args)` on each device's share of the rows, from number `first`.
 
-    `gather(share)` puts the shares of all devices together, which tells them all; what is told must be the same
-    everywhere. Left to itself, the compiler shares vectors out too, and communicates all the time.
+    `total(x)` is the sum of x over devices; what is told must be the same everywhere. Left to itself, the compiler
+    shares vectors out too, and communicates all the time.
 
-    A device that waits in a gather keeps a thread of a pool that all devices share, of as many as there are cores. Two
+    A device that waits in a sum keeps a thread of a pool that all devices share, of as many as there are cores. Two
     communications of which neither needs the other's result may begin in either order on each device: then all threads
-    wait, each for another one, for ever. So what is gathered must follow (`after`) from what was communicated before.
+    wait, each for another one, for ever. So what is added up must follow (`after`) from what was communicated before.
 
     ```python
     >>> import jax.numpy as jnp
     >>> from ravine.blocks import SharedRows, on_rows
-    >>> _, x = on_rows(None, lambda a, first, gather, b: (a, gather(a @ b)), SharedRows(2 * jnp.eye(2)), jnp.ones(2))
+    >>> _, x = on_rows(None, lambda a, first, total, b: (a, total(b @ a)), SharedRows(2 * jnp.eye(2)), jnp.ones(2))
     >>> x.tolist()
     [2.0, 2.0]
 
     ```
     """
     if mesh is None or not rows.shared(mesh):
-        share, told = function(rows.matrix, 0, lambda share: share, *args)
+        share, told = function(rows.matrix, 0, lambda x: x, *args)
         return SharedRows(share), told
     axis, size = mesh.axis_names[0], rows.matrix.shape[0] // mesh.size
 
     def local(share, args):
-        return function(share, lax.axis_index(axis) * size, lambda one: lax.all_gather(one, axis, tiled=True), *args)
+        return function(share, lax.axis_index(axis) * size, lambda x: lax.psum(x, axis), *args)
 
     whole, own = PartitionSpec(), PartitionSpec(axis)
     spread = jax.shard_map(local, mesh=mesh, in_specs=(own, whole), out_specs=(own, whole), check_vma=False)

@@ -14,13 +14,11 @@ from jax.sharding import Mesh
 
 from ravine._types import Array, Float, RandomKey, Scalar, Square, Vector
 from ravine.blocks import SharedRows, after, on_rows, whole_multiple
-from ravine.linalg import shifted_cholesky
 from ravine.objective import Linearisation, Objective
 from ravine.optim.optimizer import Direction
 from ravine.optim.path import Line, Previous
 
-SYMMETRISE = 64  # panels between two symmetrisations of a dense inverse
-UNIT = 64  # H is stored with a multiple of so many rows, so that devices can share them
+UNIT = 64  # a factor of H is stored with a multiple of so many rows, so that devices can share them
 
 Update = Callable[[Vector, Vector, Vector, Scalar], tuple[Scalar, Scalar]]
 
@@ -80,28 +78,34 @@ def self_scaled_broyden(s: Vector, y: Vector, hy: Vector, b: Scalar) -> tuple[Sc
 
 
 class _DenseState(eqx.Module):
-    """H = scale · base + panel · core · panelᵀ, where base is the identity while `identity` holds.
+    """H = ZZᵀ with Z = scale · (baseᵀ + left · rightᵀ).
 
-    `base` may have more rows and columns than H, which are zero.
+    `base` is the identity while `identity` holds, and has the rows of Zᵀ, so that devices share Z out by columns; there
+    may be more of them than parameters, which are zero. So have `right` and `factored`.
     """
 
-    base: SharedRows
+    base: SharedRows | None  # None on its way to the devices, which hold their shares
     identity: Array
     scale: Scalar
-    panel: Float[Array, "n k"]
-    core: Float[Array, "k k"]
+    left: Float[Array, "n k"]  # columns in the space of parameters
+    right: Float[Array, "m k"]  # and in that of the factor
     count: Array  # pairs in the panel
-    merged: Array  # panels that went into base
+    factored: Float[Array, "m"]  # Zᵀ∇L
     product: Vector  # H∇L
     fresh: Array  # whether H knows nothing yet
 
     @property
+    def factor(self) -> Float[Array, "n m"]:
+        """Z as one matrix. **Cost:** 4·delay·n² flops."""
+        assert self.base is not None
+        stored = self.base.matrix.T
+        base = jnp.where(self.identity, jnp.eye(*stored.shape, dtype=stored.dtype), stored)
+        return self.scale * (base + self.left @ self.right.T)
+
+    @property
     def inverse(self) -> Square:
-        """H as one matrix, for diagnostics. **Cost:** 4·delay·n² flops."""
-        size = self.panel.shape[0]
-        stored = self.base.matrix[:size, :size]
-        base = jnp.where(self.identity, jnp.eye(size, dtype=stored.dtype), stored)
-        return self.scale * base + self.panel @ self.core @ self.panel.T
+        """H as one matrix, for diagnostics. **Cost:** 2n³ flops."""
+        return self.factor @ self.factor.T
 
 
 class Broyden(Direction):
@@ -111,36 +115,43 @@ class Broyden(Direction):
 
     `update(s, y, Hy, b) -> (τ, φ)` chooses the member, with b = sᵀBs/yᵀs = −t sᵀ∇L/yᵀs for the accepted t.
 
+    Not H is stored but a factor Z of H = ZZᵀ, and Z⁺ = Z(I + QTQᵀ)/√τ, where the two columns of Q span Zᵀy and
+    Z⁻¹s = −t Zᵀ∇L, and (I + T)² is a matrix of two rows whose elements are sums and products of positive numbers (see
+    `_root`). So H is positive definite by construction, whatever is rounded, and Z has half as many digits between its
+    largest and its least singular value as H between its eigenvalues. It matters late: H itself loses its small
+    eigenvalues to rounding as soon as the others are 10¹⁶ times as large, no longer points downhill, and has to be
+    learnt anew again and again.
+
     A pair is skipped when yᵀs ≤ ε ‖s‖‖y‖ (relative, since an absolute guard fires on most late steps and stalls); H
-    goes back to a scaled identity when the search failed or when −H∇L does not point downhill. With `repair`, every so
-    many panels, and whenever −H∇L does not point downhill, a Cholesky factor is tried, and where there is none H + τI
-    takes the place of H (τ as `shifted_cholesky` finds it): what was learnt is kept. With `scale`, the first
+    goes back to a scaled identity when the search failed or when −H∇L does not point downhill. With `scale`, the first
     H is yᵀs/yᵀy · I (Nocedal and Wright, 2006, equation 6.20).
 
     Updates are delayed: the last ones, up to `delay`, are kept as a panel of low rank, and added to the stored matrix
-    all at once by matrix products. A step then reads H once, for Hy; H∇L follows from it by H∇L⁺ = H∇L + Hy, and is
-    computed anew with each panel, and whenever the points changed. Several devices share the rows of H out: what a step
-    costs beside the gradient is reading it.
+    all at once by a matrix product. A step then reads Z twice, for Zᵀy and Hy; Zᵀ∇L and H∇L follow from them by
+    H∇L⁺ = H∇L + Hy, and are computed anew with each panel, and whenever the points changed. Several devices share Z
+    out: what a step costs beside the gradient is reading it.
 
-    **Cost:** about 6n² + 16·delay·n flops a step; the 8n² bytes of H are read once, and rewritten every `delay` steps.
+    Michael Powell, *Updating conjugate directions by the BFGS formula*, Math. Program. 1987, for factors of H; the
+    symmetric root of the update, for all of the family and scaled, is ours.
+
+    **Cost:** about 8n² + 8·delay·n flops a step; the 8n² bytes of Z are read twice, and rewritten every `delay` steps.
     """
 
     update: Update
     scale: bool = eqx.field(static=True, default=True)
     delay: int = eqx.field(static=True, default=16)
-    repair: int = eqx.field(static=True, default=0)
 
     def init(self, objective: Objective, theta: Vector) -> _DenseState:
         size, dtype = theta.shape[0], theta.dtype
         stored = whole_multiple(size, UNIT)
         return _DenseState(
-            base=SharedRows(jnp.zeros((stored, stored), dtype)),
+            base=SharedRows(jnp.zeros((stored, size), dtype)),
             identity=jnp.array(True),
             scale=jnp.ones((), dtype),
-            panel=jnp.zeros((size, 2 * self.delay), dtype),
-            core=jnp.zeros((2 * self.delay, 2 * self.delay), dtype),
+            left=jnp.zeros((size, 2 * self.delay), dtype),
+            right=jnp.zeros((stored, 2 * self.delay), dtype),
             count=jnp.int32(0),
-            merged=jnp.int32(0),
+            factored=jnp.zeros(stored, dtype),
             product=jnp.zeros_like(theta),
             fresh=jnp.array(True),
         )
@@ -155,122 +166,175 @@ class Broyden(Direction):
         guard = jnp.finfo(s.dtype).eps * jnp.sqrt(jnp.dot(s, s) * yy)
         good = (previous.count > 0) & ~previous.failed & (sy > guard)
         sy, yy = jnp.where(good, sy, 1), jnp.where(good, yy, 1)
-        state = self._reset_if(state.fresh | previous.failed, state, jnp.where(good & self.scale, sy / yy, 1))
-        # Devices gather H y, and with other points the gradient: one after the other (see `on_rows`).
-        hy = self._apply(state, after(grad, y), mesh)
-        yhy = jnp.where(good, jnp.dot(y, hy), 1)
-        # B s = −t∇L, except from factor·I.
-        b = jnp.where(state.fresh, jnp.dot(s, s) / state.scale, -previous.t * jnp.dot(s, previous.grad)) / sy
-        tau, phi = self.update(s, y, hy, jnp.where(good, b, 1))
-        good = good & (yhy > 0) & (yhy < jnp.inf) & jnp.isfinite(phi) & (tau > 0)
-        tau, phi = jnp.where(good, tau, 1), jnp.where(good, phi, 0)
-        # H⁺ = H/τ + c₁ (Hy)(Hy)ᵀ + c₂ (s(Hy)ᵀ + (Hy)sᵀ) + c₃ ssᵀ, with all c zero when the pair is skipped.
-        c1 = jnp.where(good, (phi - 1) / (tau * yhy), 0)
-        c2 = jnp.where(good, -phi / (tau * sy), 0)
-        c3 = jnp.where(good, phi * yhy / (tau * sy**2) + 1 / sy, 0)
-        hg = jnp.where(state.fresh, state.scale * grad, state.product + hy)
-        hg = hg / tau + (c1 * hy + c2 * s) * jnp.dot(hy, grad) + (c2 * hy + c3 * s) * jnp.dot(s, grad)
-        # H∇L follows from the last one only where ∇L does: not when the points changed, nor before the first pair.
+        factor = jnp.where(good & self.scale, sy / yy, 1)
+        state = self._reset_if(state.fresh | previous.failed, state, jnp.sqrt(factor))
+        # Devices add up H y, and with other points the gradient: one after the other (see `on_rows`).
+        zy, hy = self._products(state, after(grad, y), mesh)
+        # Z⁻¹s = −t Zᵀ∇L, except from factor·I.
+        zs = jnp.where(state.fresh, self._longer(s, zy) / state.scale, -previous.t * state.factored)
+        q, r = _orthonormal(zy, zs)
+        good = good & jnp.isfinite(r[0]) & (r[0] > 0) & (r[1] > 0)
+        r = jnp.where(good, r, 1)
+        b = (r[1] ** 2 + r[2] ** 2) / (r[0] * r[1])
+        tau, phi = self.update(s, y, hy, b)
+        root, square = _root(r, tau, phi)
+        good = good & jnp.all(jnp.isfinite(root)) & (tau > 0) & jnp.isfinite(tau)
+        tau, keep = jnp.where(good, tau, 1), lambda x: jnp.where(good, x, 0)
+        # Finite whatever happened, and zero when the pair is skipped.
+        q, root, square = keep(q), keep(root), keep(square)
+        first = hy / r[0]
+        second = jnp.where(r[2] > 0, (s - r[1] * first) / jnp.where(r[2] > 0, r[2], 1), 0)
+        zq = keep(jnp.stack([first, second], axis=1))
+        # With this gradient and the old H; then with the new one.
+        zg = jnp.where(state.fresh, state.scale * self._longer(grad, zy), state.factored + zy)
+        hg = jnp.where(state.fresh, state.scale**2 * grad, state.product + hy)
+        along = zg @ q
+        zg = (zg + q @ (root @ along)) / jnp.sqrt(tau)
+        hg = (hg + zq @ (square @ along)) / tau
+        # They follow from the last ones only where ∇L does: not when the points changed, nor before the first pair.
         follows = state.fresh | jnp.all(grad - previous.grad == y)
-        # Finite whatever happened: the panel is forgotten by its core alone.
-        hy, s = jnp.where(good, hy, 0), jnp.where(good, s, 0)
-        state = self._append(state, hy, s, tau, jnp.stack([jnp.stack([c1, c2]), jnp.stack([c2, c3])]), hg)
-        due = (state.count == self.delay) | ~follows
-        uphill = ~state.fresh & ~(jnp.dot(state.product, grad) > 0) if self.repair else jnp.array(False)
-        state = self._merge_if(due | uphill, state, grad, uphill, mesh)
+        state = self._append(state, zq @ root, q, tau, zg, hg)
+        state = self._merge_if((state.count == self.delay) | ~follows, state, grad, mesh)
         fresh = (state.fresh & ~good) | ~(jnp.dot(state.product, grad) > 0)
         # From the identity, a first trial of length one at most.
         direction = jnp.where(fresh, -grad / jnp.maximum(jnp.linalg.norm(grad), 1), -state.product)
         return Line(direction, grad), dataclasses.replace(state, fresh=fresh)
 
+    def _longer(self, v: Vector, like: Float[Array, "m"]) -> Float[Array, "m"]:
+        """v, with zeros to the length of `like`."""
+        return jnp.pad(v, (0, like.shape[0] - v.shape[0]))
+
     def _reset_if(self, fresh: Array, state: _DenseState, factor: Scalar) -> _DenseState:
-        """H = factor·I where `fresh`. The stored matrix is not touched: it counts for nothing while `identity`."""
+        """Z = factor·I where `fresh`. The stored matrix is not touched: it counts for nothing while `identity`."""
         return dataclasses.replace(
             state,
             identity=state.identity | fresh,
             scale=jnp.where(fresh, factor, state.scale),
-            core=jnp.where(fresh, 0, state.core),
+            left=jnp.where(fresh, 0, state.left),
+            right=jnp.where(fresh, 0, state.right),
             count=jnp.where(fresh, 0, state.count),
             fresh=fresh,
         )
 
-    def _apply(self, state: _DenseState, v: Vector, mesh: Mesh | None) -> Vector:
-        """H v."""
-        _, full = on_rows(mesh, _times, state.base, v)
-        return state.scale * jnp.where(state.identity, v, full) + state.panel @ (state.core @ (v @ state.panel))
+    def _products(self, state: _DenseState, v: Vector, mesh: Mesh | None) -> tuple[Float[Array, "m"], Vector]:
+        """Zᵀv and H v."""
+        base, rest = _apart(state)
+        return on_rows(mesh, _twice, base, rest, v)[1]
 
-    def _append(self, state: _DenseState, hy: Vector, s: Vector, tau: Scalar, block: Array, hg: Vector) -> _DenseState:
-        """H/τ + [Hy s] block [Hy s]ᵀ."""
-        zero, place = jnp.int32(0), 2 * state.count
+    def _append(self, state: _DenseState, left: Array, right: Array, tau: Scalar, zg: Array, hg: Vector) -> _DenseState:
+        """Z/√τ + left · rightᵀ/√τ."""
+        place = (jnp.int32(0), 2 * state.count)
         return dataclasses.replace(
             state,
-            scale=state.scale / tau,
-            panel=lax.dynamic_update_slice(state.panel, jnp.stack([hy, s], axis=1), (zero, place)),
-            core=lax.dynamic_update_slice(state.core / tau, block, (place, place)),
+            left=lax.dynamic_update_slice(state.left, left / state.scale, place),
+            right=lax.dynamic_update_slice(state.right, right, place),
+            scale=state.scale / jnp.sqrt(tau),
             count=state.count + 1,
+            factored=zg,
             product=hg,
         )
 
-    def _merge_if(self, due: Array, state: _DenseState, grad: Vector, uphill: Array, mesh: Mesh | None) -> _DenseState:
-        """The panel added to the stored matrix, and H∇L computed from it, where `due`."""
-        # Without the matrix, of which the devices would be sent all.
-        rest = eqx.tree_at(lambda one: one.base, state, None)
-        base, product = on_rows(mesh, self._merged, state.base, due, rest, grad, uphill)
+    def _merge_if(self, due: Array, state: _DenseState, grad: Vector, mesh: Mesh | None) -> _DenseState:
+        """The panel added to the stored matrix, and Zᵀ∇L and H∇L computed from it, where `due`."""
+        base, rest = _apart(state)
+        base, (factored, product) = on_rows(mesh, _merged, base, due, rest, grad)
         return dataclasses.replace(
             state,
             base=base,
+            factored=factored,
             product=product,
             identity=state.identity & ~due,
             scale=jnp.where(due, 1, state.scale),
-            core=jnp.where(due, 0, state.core),
+            left=jnp.where(due, 0, state.left),
+            right=jnp.where(due, 0, state.right),
             count=jnp.where(due, 0, state.count),
-            merged=state.merged + due.astype(jnp.int32),
         )
 
-    def _merged(self, share, first, gather, due, state: _DenseState, grad: Vector, uphill: Array):
-        """A share of the rows of H, and H∇L, after a merge where it is `due`."""
-        own, stored = share.shape
-        place = first + jnp.arange(own)
 
-        def merge(carry):
-            _, share, _ = carry
-            base = jnp.where(state.identity, _identity(place, grad.shape[0], share), share)
-            panel = jnp.pad(state.panel, ((0, stored - grad.shape[0]), (0, 0)))
-            half = jnp.matmul(panel[place], state.core, precision=lax.Precision.HIGHEST)
-            share = state.scale * base + jnp.matmul(half, panel.T, precision=lax.Precision.HIGHEST)
-            # Rounding makes it asymmetric, a little more with each panel; a transpose costs more than the products.
-            due = state.merged % SYMMETRISE == SYMMETRISE - 1
-            share = lax.cond(due, lambda a: (a + gather(a)[:, place].T) / 2, lambda a: a, share)
-            if self.repair:
-                due = uphill | (state.merged % self.repair == self.repair - 1)
-                share = lax.cond(due, lambda a: _mended(gather(a), grad.shape[0])[place], lambda a: a, share)
-            return jnp.array(False), share, _times(share, first, gather, grad)[1]
-
-        # A loop of one turn or none rather than `cond`: XLA carries the matrix through a loop in place, and copies it
-        # at a branch.
-        _, share, product = lax.while_loop(lambda carry: carry[0], merge, (due, share, state.product))
-        return share, product
+def _apart(state: _DenseState) -> tuple[SharedRows, _DenseState]:
+    """The stored matrix, and the rest without it, which would be sent whole to every device."""
+    assert state.base is not None
+    return state.base, dataclasses.replace(state, base=None)
 
 
-def _identity(place: Array, size: int, like: Array) -> Array:
-    """The rows `place` of I of `size`, with zeros from there on."""
-    return ((place[:, None] == jnp.arange(like.shape[1])[None, :]) & (place[:, None] < size)).astype(like.dtype)
+def _orthonormal(zy: Array, zs: Array) -> tuple[Float[Array, "m 2"], Float[Array, "3"]]:
+    """[Zᵀy Z⁻¹s] = QR: Q, and r₁₁, r₁₂, r₂₂ of R. Where both are parallel to rounding, r₂₂ and its column are zero."""
+    size = jnp.linalg.norm(zy)
+    first = zy / jnp.where(size > 0, size, 1)
+    along = jnp.dot(first, zs)
+    rest = zs - along * first
+    again = jnp.dot(first, rest)  # once more: what the first left in is as large as its rounding
+    rest = rest - again * first
+    across = jnp.linalg.norm(rest)
+    apart = across > 64 * jnp.finfo(zs.dtype).eps * jnp.abs(along)
+    second = jnp.where(apart, rest / jnp.where(apart, across, 1), 0)
+    return jnp.stack([first, second], axis=1), jnp.stack([size, along + again, jnp.where(apart, across, 0)])
 
 
-def _times(share: Array, first: Array | int, gather: Callable[[Array], Array], v: Vector) -> tuple[Array, Vector]:
-    """The matrix times v, which is shorter where the matrix is padded."""
-    del first
-    longer = jnp.pad(v, (0, share.shape[1] - v.shape[0]))
-    return share, gather(jnp.matmul(share, longer, precision=lax.Precision.HIGHEST))[: v.shape[0]]
+def _root(r: Float[Array, "3"], tau: Scalar, phi: Scalar) -> tuple[Float[Array, "2 2"], Float[Array, "2 2"]]:
+    """T and A − I, where A = (I + T)² and Z⁺ = Z(I + QTQᵀ)/√τ.
+
+    With h = yᵀHy/yᵀs = r₁₁/r₁₂ and a = (r₂₂/r₁₂)², which is bh − 1, the update in the basis Q is
+
+        A = [[τ/h, τ√a/h], [τ√a/h, 1 + φa + τa/h]],  det A = (1 + φa) τ/h.
+
+    NaN where A is not positive definite, which is where 1 + φa is not.
+    """
+    h, slant = r[0] / r[1], r[2] / r[1]
+    corner, rest = tau / h, 1 + phi * slant**2
+    matrix = jnp.array([[corner, corner * slant], [corner * slant, rest + corner * slant**2]])
+    both = jnp.sqrt(jnp.where(rest > 0, corner * rest, jnp.nan))  # √det A
+    eye = jnp.eye(2, dtype=r.dtype)
+    # The root of a matrix of two rows, by Cayley and Hamilton.
+    root = (matrix + both * eye) / jnp.sqrt(matrix[0, 0] + matrix[1, 1] + 2 * both)
+    return root - eye, matrix - eye
 
 
-def _mended(inverse: Square, size: int) -> Square:
-    """H + τI, symmetric, with τ = 0 where H is positive definite. **Cost:** n³/3 flops for each τ."""
-    inner = inverse[:size, :size]
-    inner = (inner + inner.T) / 2
-    _, shift, _ = shifted_cholesky(inner, jnp.zeros((), inverse.dtype), attempts=24)
-    place = jnp.arange(size)
-    return inverse.at[:size, :size].set(inner.at[place, place].add(shift))
+def _identity(place: Array, like: Array) -> Array:
+    """The rows `place` of I, with zeros below."""
+    return (place[:, None] == jnp.arange(like.shape[1])[None, :]).astype(like.dtype)
+
+
+def _twice(share: Array, first: Array | int, total: Callable, state: _DenseState, v: Vector):
+    """Zᵀv and ZZᵀv, from a share of the rows of the stored Zᵀ: one sum over devices."""
+    own, size = share.shape[0], v.shape[0]
+    own_right = lax.dynamic_slice(
+        state.right, (jnp.asarray(first, jnp.int32), jnp.int32(0)), (own, state.right.shape[1])
+    )
+    place = first + jnp.arange(own)
+    inner = jnp.where(place < size, v[jnp.minimum(place, size - 1)], 0)
+    times = jnp.where(state.identity, inner, jnp.matmul(share, v, precision=lax.Precision.HIGHEST))
+    z = state.scale * (times + own_right @ (v @ state.left))
+    back = jnp.matmul(z, share, precision=lax.Precision.HIGHEST)
+    whole = lax.dynamic_update_slice(jnp.zeros(state.right.shape[0], z.dtype), z, (jnp.asarray(first, jnp.int32),))
+    whole, back = jnp.split(total(jnp.concatenate([whole, back])), [whole.shape[0]])
+    back = jnp.where(state.identity, whole[:size], back)
+    return share, (whole, state.scale * (back + state.left @ (whole @ state.right)))
+
+
+def _merged(share: Array, first: Array | int, total: Callable, due: Array, state: _DenseState, grad: Vector):
+    """A share of the rows of the stored Zᵀ, Zᵀ∇L and H∇L, after a merge where it is `due`."""
+    own = share.shape[0]
+    right = lax.dynamic_slice(state.right, (jnp.asarray(first, jnp.int32), jnp.int32(0)), (own, state.right.shape[1]))
+    empty = dataclasses.replace(
+        state,
+        identity=jnp.array(False),
+        scale=jnp.ones_like(state.scale),
+        left=jnp.zeros_like(state.left),
+        right=jnp.zeros_like(state.right),
+    )
+
+    def merge(carry):
+        _, share, _ = carry
+        base = jnp.where(state.identity, _identity(first + jnp.arange(own), share), share)
+        share = state.scale * (base + jnp.matmul(right, state.left.T, precision=lax.Precision.HIGHEST))
+        return jnp.array(False), *_twice(share, first, total, empty, grad)
+
+    # A loop of one turn or none rather than `cond`: XLA carries the matrix through a loop in place, and copies it at a
+    # branch.
+    known = state.factored, state.product
+    _, share, found = lax.while_loop(lambda carry: carry[0], merge, (due, share, known))
+    return share, found
 
 
 class _LimitedState(eqx.Module):

@@ -13,6 +13,9 @@ from ravine.optim.path import Along, Found, choose
 
 # A loss is known to so many units of its last place: less is no decrease.
 ROUNDING = 32
+# Where slopes judge instead of losses, by the trapezoidal rule, which is exact for parabolas alone, so much of the
+# decrease to first order is asked for.
+BY_SLOPES = 0.1
 
 
 class Fixed(Search):
@@ -86,9 +89,14 @@ class Wolfe(Search):
     """Strong Wolfe: L(t) ≤ L(0) + c₁ t L′(0) and |L′(t)| ≤ c₂ |L′(0)|, by bracketing and a safeguarded cubic zoom.
 
     Jorge Nocedal and Stephen Wright, *Numerical Optimization*, 2006, algorithms 3.5 and 3.6, with Hager and Zhang's
-    approximate condition (2005, equation 4.1) once the loss no longer resolves differences. Deviations: one loop
-    serves both stages, so that the objective is compiled once; non-finite trials count as too long; when trials run
-    out, the best point with a sufficient decrease is taken.
+    approximate condition (2005, equation 4.1), which asks the slopes, once the loss no longer resolves differences.
+    Deviations: one loop serves both stages, so that the objective is compiled once; non-finite trials count as too
+    long; when trials run out, the best point with a sufficient decrease is taken.
+
+    Near a minimum of zero a loss loses its digits long before its gradient does: the rounding of residuals of 10⁻⁹
+    that are made of numbers near one is a relative 10⁻⁷ each. How many digits are left shows where the losses of two
+    trials differ by more than their slopes allow; a difference up to `noise` times the loss is then taken for rounding,
+    and differences up to twice that are left to the slopes.
 
     The first trial is guessed from the last decrease, between `shortest` and `longest`: 0.2 and 1 for directions whose
     natural length is one; 0 and ∞ for those that have none; 1 and 1 begins with whole steps, as Newton's method wants.
@@ -101,6 +109,7 @@ class Wolfe(Search):
     growth: float = 3.0
     shortest: float = 0.2
     longest: float = 1.0
+    noise: float = 1e-3
     trials: int = eqx.field(static=True, default=25)
     gives_grad: ClassVar[bool] = True
 
@@ -111,25 +120,34 @@ class Wolfe(Search):
     def __call__(self, phi: Along, state: Scalar) -> tuple[Scalar, Found, Scalar]:
         dtype = phi.theta.dtype
         zero = _Trial(jnp.zeros((), dtype), phi.here.value, phi.slope)
-        # Below this, differences of the loss are rounding.
-        floor = 4 * jnp.finfo(dtype).eps * jnp.abs(zero.value)
+        exact = 4 * jnp.finfo(dtype).eps * jnp.abs(zero.value)
 
-        def decreased(trial):
+        def decreased(trial, floor):
             armijo = trial.value <= zero.value + self.decrease * trial.t * zero.slope
             level = jnp.abs(trial.value - zero.value) <= floor
-            flat = level & (trial.slope <= (2 * self.decrease - 1) * zero.slope)
-            return armijo | flat
+            return jnp.where(level, trial.slope <= (2 * BY_SLOPES - 1) * zero.slope, armijo)
+
+        nothing = (jnp.zeros_like(phi.theta), jnp.asarray(jnp.inf, dtype), phi.here.grad, jnp.zeros((), dtype))
 
         def again(carry):
-            count, _, _, _, _, _, done, dead = carry
+            count, _, _, _, _, _, _, done, dead = carry
             return (count < self.trials) & ~done & ~dead
 
         def body(carry):
-            count, t, zooming, low, high, best, done, dead = carry
+            count, t, zooming, low, high, floor, best, done, dead = carry
             step = phi.path(t)
             value, grad = phi.value_and_grad(step)
             here = _Trial(t, value, phi.path.slope(grad))
-            enough = decreased(here) & (value < jnp.inf)
+            # Losses that differ by more than the slopes allow, though by little, differ by rounding.
+            change = jnp.abs(value - low.value)
+            reach = jnp.abs(t - low.t) * jnp.maximum(jnp.abs(low.slope), jnp.abs(here.slope))
+            rounded = (change > 2 * reach) & (change <= self.noise * jnp.abs(zero.value))
+            floor = jnp.where(rounded, jnp.maximum(floor, 2 * change), floor)
+            # What a lucky rounding had let pass is the far end of the bracket.
+            lucky = (low.t > 0) & ~decreased(low, floor)
+            low, high, zooming = choose(lucky, zero, low), choose(lucky, low, high), zooming | lucky
+            best = choose(lucky, nothing, best)
+            enough = decreased(here, floor) & (value < jnp.inf)
             # While bracketing, `low` is the previous trial, which always satisfied the decrease.
             long = ~enough | ((value >= low.value + floor) & (low.t > 0))
             done = enough & (jnp.abs(here.slope) <= self.curvature * jnp.abs(zero.slope))
@@ -137,31 +155,33 @@ class Wolfe(Search):
             new_high = choose(long, here, choose(turned, low, high))
             new_low = choose(long, low, here)
             zooming = zooming | long | turned
-            next_t = jnp.where(zooming, _interpolate(new_low, new_high), self.growth * t)
+            next_t = jnp.where(zooming, _interpolate(new_low, new_high, floor), self.growth * t)
             best = choose(enough & (value <= best[1]), (step, value, grad, t), best)
             width = jnp.abs(new_high.t - new_low.t)
             dead = zooming & (width <= 4 * jnp.finfo(dtype).eps * jnp.abs(new_low.t) + jnp.finfo(dtype).tiny)
             best = choose(done, (step, value, grad, t), best)
-            return count + 1, next_t, zooming, new_low, new_high, best, done, dead
+            return count + 1, next_t, zooming, new_low, new_high, floor, best, done, dead
 
-        nothing = (jnp.zeros_like(phi.theta), jnp.asarray(jnp.inf, dtype), phi.here.grad, jnp.zeros((), dtype))
         # Nocedal and Wright, 2006, equation 3.60: expect the decrease of the last step; one for a Newton-like step.
         guess = 1.01 * 2 * state / -zero.slope
         guess = jnp.where(guess < jnp.inf, guess, 1)
         first = jnp.where(guess > 0, jnp.clip(guess, self.shortest, self.longest), 1).astype(dtype)
-        start = (jnp.int32(0), first, jnp.array(False), zero, zero, nothing, jnp.array(False))
+        start = (jnp.int32(0), first, jnp.array(False), zero, zero, exact, nothing, jnp.array(False))
         uphill = ~(zero.slope < 0)  # also when the slope is NaN
-        count, _, _, _, _, best, done, _ = lax.while_loop(again, body, (*start, uphill))
+        count, _, _, _, _, floor, best, done, _ = lax.while_loop(again, body, (*start, uphill))
         step, value, grad, t = best
         failed = ~(done | (value < jnp.inf))
         value = jnp.where(failed, zero.value, value)
         work = Work(count, count, inner=jnp.maximum(count - 1, 0))
-        return t, Found(step, value, grad, work, failed), jnp.where(failed, jnp.inf, zero.value - value)
+        decrease = zero.value - value
+        by_slopes = -t * (zero.slope + phi.path.slope(grad)) / 2
+        decrease = jnp.where(jnp.abs(decrease) <= floor, by_slopes, decrease)
+        return t, Found(step, value, grad, work, failed), jnp.where(failed, jnp.inf, decrease)
 
 
-def _interpolate(low: _Trial, high: _Trial) -> Scalar:
-    """The minimiser of the cubic through two points and slopes, kept off the ends of the bracket; else its middle, or a
-    tenth of it.
+def _interpolate(low: _Trial, high: _Trial, floor: Scalar) -> Scalar:
+    """The minimiser of the cubic through two points and slopes, or where their values differ by no more than `floor` of
+    the parabola with these slopes, kept off the ends of the bracket; else its middle, or a tenth of it.
 
     Nocedal and Wright, 2006, equation 3.59.
     """
@@ -170,7 +190,9 @@ def _interpolate(low: _Trial, high: _Trial) -> Scalar:
     root = d1**2 - low.slope * high.slope
     d2 = jnp.sign(width) * jnp.sqrt(jnp.maximum(root, 0))
     cubic = high.t - width * (high.slope + d2 - d1) / (high.slope - low.slope + 2 * d2)
-    usable = jnp.isfinite(cubic) & (root >= 0) & jnp.isfinite(high.value)
+    level = (jnp.abs(high.value - low.value) <= floor) & (low.slope * high.slope < 0)
+    cubic = jnp.where(level, low.t - low.slope * width / (high.slope - low.slope), cubic)
+    usable = jnp.isfinite(cubic) & (level | (root >= 0)) & jnp.isfinite(high.value)
     share = jnp.clip((cubic - low.t) / width, 0.05, 0.95)
     # As long as nothing finite was met the domain may be a tiny part of the bracket.
     middle = jnp.where(jnp.isfinite(high.value) | (low.t > 0), 0.5, 0.1)

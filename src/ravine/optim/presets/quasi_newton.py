@@ -15,7 +15,7 @@ def lbfgs(*, memory: int = 20) -> Optimizer:
 
 
 def bfgs() -> Optimizer:
-    """BFGS with a dense inverse and a strong Wolfe search. One gradient and 10n² flops a step, n² numbers."""
+    """BFGS with a dense inverse and a strong Wolfe search. One gradient and 8n² flops a step, n² numbers."""
     return Optimizer(Ladder(Broyden(unscaled)), Wolfe(shortest=1.0))
 
 
@@ -54,7 +54,7 @@ def lsr1(*, memory: int = 20, radius: float = 1.0) -> Optimizer:
     return Optimizer(TrustRegion(LimitedSR1(memory), Exact()), Radius(radius))
 
 
-_DENSE = ("quasi-Newton", "1 gradient, 10n² flops", "n²")
+_DENSE = ("quasi-Newton", "1 gradient, 8n² flops", "n²")
 
 QUASI_NEWTON = catalogue(
     Method(lbfgs, "quasi-Newton", "1 gradient, 8·memory·n flops", "2·memory·n", "Nocedal, 1980", ("same points",)),
