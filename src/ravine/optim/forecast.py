@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from ravine._types import Batch, PyTree
+from ravine.blocks import SharedRows
 from ravine.objective import Objective
 from ravine.optim.first_order import Steepest, Transform
 from ravine.optim.flops import Cost, cost
@@ -120,9 +121,11 @@ def forecast(optimizer: Optimizer, objective: Objective, batch: Batch) -> Foreca
 
     n = theta.shape[0]
     parts = {"matrices": 0, "rows": 0, "temporaries": 0}
+    shared = [one for one in jax.tree.leaves(state, is_leaf=_is_shared) if _is_shared(one)]
+    stored = {one.matrix.shape for one in shared}  # of all n columns, and rounded up to rows that devices can share
     for shape, size in most.arrays:
         wide = (len(shape) > 1 and shape[-1] == n) or (len(shape) == 2 and shape[0] == n and shape[1] > 1)
-        square = len(shape) == 2 and shape[0] == shape[1] and shape[0] > 1
+        square = shape in stored or (len(shape) == 2 and shape[0] == shape[1] and shape[0] > 1)
         parts["matrices" if square else "rows" if wide and math.prod(shape) > n else "temporaries"] += size
     return Forecast(
         name=_name(optimizer, objective, batch),
@@ -133,6 +136,10 @@ def forecast(optimizer: Optimizer, objective: Objective, batch: Batch) -> Foreca
         bits=8 * theta.dtype.itemsize,
         **parts,
     )
+
+
+def _is_shared(leaf) -> bool:
+    return isinstance(leaf, SharedRows)
 
 
 def _rows(objective: Objective, batch: Batch) -> int:
