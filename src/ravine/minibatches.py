@@ -161,6 +161,10 @@ class WithData(Sampler):
     def draw(self, key: RandomKey) -> Batch:
         return {**self.sampler.draw(key), **self.data}
 
+    @property
+    def holds(self) -> int | None:
+        return self.sampler.holds
+
     def sample(self, state: SamplerState, score: Score | None = None) -> tuple[Batch, SamplerState]:
         points = {name: entry for name, entry in state.batch.items() if name not in self.data}
         batch, inner = self.sampler.sample(SamplerState(points, state.key, state.count), score)

@@ -230,6 +230,16 @@ def _advance(
         # Left to itself, the compiler draws a share of the points on each device and then gathers them: three
         # communications a step, which take longer than a whole step on a small minibatch.
         batch, sampled = everywhere(objective.mesh, sampler.sample(c.sampler, score(c.theta)))
+        holds = sampler.holds
+        if holds is None or holds == 1:
+            return step(c, batch, sampled)
+        # A loop in which the points do not change, so that what depends on them alone is computed before it.
+        last = jnp.minimum(until, c.step + holds - c.sampler.count % holds)
+        later = lambda one: SamplerState(one.batch, one.key, one.count + 1)
+        start = dataclasses.replace(c, sampler=SamplerState(sampled.batch, sampled.key, c.sampler.count))
+        return lax.while_loop(lambda c: again(c) & (c.step < last), lambda c: step(c, batch, later(c.sampler)), start)
+
+    def step(c: Carry, batch: Batch, sampled: SamplerState):
         weighed, batch, weights, work = weighting(objective, c.theta, batch, c.weights, c.info.failures > 0)
         weights = everywhere(objective.mesh, weights)
         # Under new weights a search has not failed yet, and damping that failure drove up is forgotten.

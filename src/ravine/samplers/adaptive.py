@@ -33,6 +33,10 @@ class _Adaptive(Sampler):
             object.__setattr__(narrowed, name, value)
         return narrowed
 
+    @property
+    def holds(self) -> int:
+        return self.every
+
     def draw(self, key: RandomKey) -> Batch:
         batch = self.sampler.draw(key)
         return {**batch, **{name: self.begun(batch[name]) for name in self.terms or ()}}

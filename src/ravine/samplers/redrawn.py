@@ -48,6 +48,10 @@ class Redrawn(Sampler):
     def draw(self, key: RandomKey) -> Batch:
         return self.sampler.draw(key)
 
+    @property
+    def holds(self) -> int:
+        return self.every
+
     def sample(self, state: SamplerState, score: Score | None = None) -> tuple[Batch, SamplerState]:
         if self.departs is not None and score is None:
             raise ValueError("Redrawn: departs needs a score, a function (term name, points) -> loss at each point.")
@@ -118,6 +122,10 @@ class Marching(Sampler):
 
     def judge(self, other: Batch) -> Batch:
         return self._until(other, float(self.windows))
+
+    @property
+    def holds(self) -> int:
+        return self.every
 
     def sample(self, state: SamplerState, score: Score | None = None) -> tuple[Batch, SamplerState]:
         stage = state.count // self.every  # how often the window grew

@@ -45,6 +45,15 @@ class Sampler(eqx.Module):
         """How many samples the data hold, of which batches are drawn; None for points of a domain."""
         return None
 
+    @property
+    def holds(self) -> int | None:
+        """How many steps a batch stays as it is: it changes where the count is a multiple of this. None for ever.
+
+        What depends on the points alone is then computed once and not in each step. A sampler with a `sample` of its
+        own that does not say it is asked at each step.
+        """
+        return None if type(self).sample is Sampler.sample else 1
+
     def init(self, key: RandomKey) -> SamplerState:
         """The state with the first points drawn."""
         now, later = jax.random.split(key)
@@ -158,6 +167,10 @@ class Constant(Sampler):
     def samples(self) -> int | None:
         counts = {leaf.shape[0] if jnp.ndim(leaf) else 0 for leaf in jax.tree.leaves(self.batch)}
         return counts.pop() or None if len(counts) == 1 else None
+
+    @property
+    def holds(self) -> None:
+        return None
 
     def draw(self, key: RandomKey) -> Batch:
         return self.batch
