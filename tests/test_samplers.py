@@ -15,6 +15,7 @@ import cases
 import oracles
 import ravine as rv
 from ravine.minibatches import permuted
+from ravine.run import subkeys
 from ravine.samplers.adaptive import _morton
 
 BOX = rv.Box((-1.0, 0.0), (1.0, 2.0))
@@ -134,6 +135,63 @@ def test_unknown_dtype_is_the_models():
 def test_fixed_points_stay():
     batches = given_out(bound("sobol", pde=8), 5)
     assert all(np.array_equal(batches[0]["pde"], batch["pde"]) for batch in batches)
+
+
+HELD = {
+    "fixed": lambda: rv.Sobol(BOX, pde=16),
+    "redrawn": lambda: rv.Redrawn(rv.Uniform(BOX, pde=16), every=3),
+    "marching": lambda: rv.Marching(rv.Sobol(rv.Box((0.0, 0.0), (1.0, 1.0), time=True), pde=16), windows=9, every=4),
+    "rad": lambda: rv.RAD(rv.Sobol(BOX, pde=16), every=2),
+    "rar": lambda: rv.RAR(rv.Uniform(BOX, pde=16), every=3, add=2),
+    "r3": lambda: rv.R3(rv.Uniform(BOX, pde=16), every=5),
+    "importance": lambda: rv.Importance(rv.Uniform(BOX, pde=16), every=3),
+    "every step": lambda: rv.Redrawn(rv.Uniform(BOX, pde=16), every=1),
+    "with data": lambda: rv.WithData(rv.Redrawn(rv.Uniform(BOX, pde=16), every=3), data=(np.ones((4, 2)), np.ones(4))),
+    "data": lambda: rv.Minibatches((np.arange(8.0),), size=2),
+    "constant": lambda: rv.Constant((jnp.arange(8.0),)),
+}
+
+
+@pytest.mark.parametrize("name", HELD)
+def test_a_batch_is_held_for_as_long_as_its_sampler_says(name):
+    """`train` does not ask again before: so it changes where the count is a multiple of `holds`, and nowhere else."""
+    sampler = HELD[name]().bind({"pde": "interior"}, np.dtype(float))
+    batches = given_out(sampler, 13, score=lambda name, points: 1 + jnp.abs(jnp.sin(9 * points[:, 0])))
+    flat = [np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(batch)]) for batch in batches]
+    changes = [n for n in range(1, 13) if not np.array_equal(flat[n], flat[n - 1])]
+    expected = [] if sampler.holds is None else [n for n in range(1, 13) if n % sampler.holds == 0]
+    assert changes == expected
+
+
+class Jumpy(rv.Sampler):
+    """A sampler of a user, who does not know of `holds`: one point, which moves at every step."""
+
+    def draw(self, key):
+        return {"pde": jax.random.uniform(key, (1, 1))}
+
+    def sample(self, state, score=None):
+        moved = {"pde": state.batch["pde"] + 1}
+        return moved, type(state)(moved, state.key, state.count + 1)
+
+
+@pytest.mark.parametrize("every", [1, 3])
+def test_points_move_on_in_a_run_as_step_by_step(every):
+    """θ after a run against a loop over `sample` and `step`: the points of each step are those of its number."""
+    samplers = [Jumpy(), rv.Redrawn(rv.Uniform(rv.Box((0.0,), (1.0,)), pde=3), every=every)]
+    for sampler in samplers:
+        problem = rv.Problem(
+            terms=(rv.residual("pde", lambda u, z: u(z) - z[0]),),
+            sampler=sampler,
+            model=lambda key: rv.models.MLP(1, "scalar", width=2, depth=1, key=key),
+        )
+        method = rv.sgd(0.1)
+        run = rv.train(problem, rv.Phase(method, steps=8, every=8), key=cases.KEY)  # in one chunk
+        objective, theta, bound = problem.objective(subkeys(cases.KEY)[0])
+        state, at = method.init(objective, theta), bound.init(subkeys(cases.KEY)[1])
+        for _ in range(8):
+            batch, at = bound.sample(at)
+            theta, state, _ = method.step(objective, theta, state, batch, key=cases.KEY)
+        np.testing.assert_allclose(run.position.carry.theta, theta, rtol=1e-12)
 
 
 @pytest.mark.parametrize("every", [1, 3])
