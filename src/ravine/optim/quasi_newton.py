@@ -171,7 +171,7 @@ class Broyden(Direction):
         # Devices add up H y, and with other points the gradient: one after the other (see `on_rows`).
         zy, hy = self._products(state, after(grad, y), mesh)
         # Z⁻¹s = −t Zᵀ∇L, except from factor·I.
-        zs = jnp.where(state.fresh, self._longer(s, zy) / state.scale, -previous.t * state.factored)
+        zs = jnp.where(state.fresh, _longer(s, zy.shape[0]) / state.scale, -previous.t * state.factored)
         q, r = _orthonormal(zy, zs)
         good = good & jnp.isfinite(r[0]) & (r[0] > 0) & (r[1] > 0)
         r = jnp.where(good, r, 1)
@@ -186,7 +186,7 @@ class Broyden(Direction):
         second = jnp.where(r[2] > 0, (s - r[1] * first) / jnp.where(r[2] > 0, r[2], 1), 0)
         zq = keep(jnp.stack([first, second], axis=1))
         # With this gradient and the old H; then with the new one.
-        zg = jnp.where(state.fresh, state.scale * self._longer(grad, zy), state.factored + zy)
+        zg = jnp.where(state.fresh, state.scale * _longer(grad, zy.shape[0]), state.factored + zy)
         hg = jnp.where(state.fresh, state.scale**2 * grad, state.product + hy)
         along = zg @ q
         zg = (zg + q @ (root @ along)) / jnp.sqrt(tau)
@@ -199,10 +199,6 @@ class Broyden(Direction):
         # From the identity, a first trial of length one at most.
         direction = jnp.where(fresh, -grad / jnp.maximum(jnp.linalg.norm(grad), 1), -state.product)
         return Line(direction, grad), dataclasses.replace(state, fresh=fresh)
-
-    def _longer(self, v: Vector, like: Float[Array, "m"]) -> Float[Array, "m"]:
-        """v, with zeros to the length of `like`."""
-        return jnp.pad(v, (0, like.shape[0] - v.shape[0]))
 
     def _reset_if(self, fresh: Array, state: _DenseState, factor: Scalar) -> _DenseState:
         """Z = factor·I where `fresh`. The stored matrix is not touched: it counts for nothing while `identity`."""
@@ -251,6 +247,11 @@ class Broyden(Direction):
         )
 
 
+def _longer(v: Vector, length: int) -> Float[Array, "m"]:
+    """v, and zeros."""
+    return jnp.pad(v, (0, length - v.shape[0]))
+
+
 def _apart(state: _DenseState) -> tuple[SharedRows, _DenseState]:
     """The stored matrix, and the rest without it, which would be sent whole to every device."""
     assert state.base is not None
@@ -297,17 +298,13 @@ def _identity(place: Array, like: Array) -> Array:
 
 def _twice(share: Array, first: Array | int, total: Callable, state: _DenseState, v: Vector):
     """Zᵀv and ZZᵀv, from a share of the rows of the stored Zᵀ: one sum over devices."""
-    own, size = share.shape[0], v.shape[0]
-    own_right = lax.dynamic_slice(
-        state.right, (jnp.asarray(first, jnp.int32), jnp.int32(0)), (own, state.right.shape[1])
-    )
-    place = first + jnp.arange(own)
-    inner = jnp.where(place < size, v[jnp.minimum(place, size - 1)], 0)
-    times = jnp.where(state.identity, inner, jnp.matmul(share, v, precision=lax.Precision.HIGHEST))
-    z = state.scale * (times + own_right @ (v @ state.left))
+    own, size, stored = share.shape[0], v.shape[0], state.right.shape[0]
+    times = jnp.matmul(share, v, precision=lax.Precision.HIGHEST)
+    times = jnp.where(state.identity, lax.dynamic_slice_in_dim(_longer(v, stored), first, own), times)
+    z = state.scale * (times + lax.dynamic_slice_in_dim(state.right, first, own) @ (v @ state.left))
     back = jnp.matmul(z, share, precision=lax.Precision.HIGHEST)
-    whole = lax.dynamic_update_slice(jnp.zeros(state.right.shape[0], z.dtype), z, (jnp.asarray(first, jnp.int32),))
-    whole, back = jnp.split(total(jnp.concatenate([whole, back])), [whole.shape[0]])
+    whole = lax.dynamic_update_slice_in_dim(jnp.zeros(stored, z.dtype), z, first, axis=0)
+    whole, back = jnp.split(total(jnp.concatenate([whole, back])), [stored])
     back = jnp.where(state.identity, whole[:size], back)
     return share, (whole, state.scale * (back + state.left @ (whole @ state.right)))
 
@@ -315,7 +312,7 @@ def _twice(share: Array, first: Array | int, total: Callable, state: _DenseState
 def _merged(share: Array, first: Array | int, total: Callable, due: Array, state: _DenseState, grad: Vector):
     """A share of the rows of the stored Zᵀ, Zᵀ∇L and H∇L, after a merge where it is `due`."""
     own = share.shape[0]
-    right = lax.dynamic_slice(state.right, (jnp.asarray(first, jnp.int32), jnp.int32(0)), (own, state.right.shape[1]))
+    right = lax.dynamic_slice_in_dim(state.right, first, own)
     empty = dataclasses.replace(
         state,
         identity=jnp.array(False),
