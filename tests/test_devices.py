@@ -73,9 +73,15 @@ def test_sketched_steps_and_projections_are_the_same_on_two_devices():
     mesh = jax.make_mesh((2,), ("points",), (jax.sharding.AxisType.Auto,))
     nothing = Previous(jnp.zeros(1), None, None, jnp.zeros(()), jnp.array(False), jnp.int32(0))
 
+    class Failed(rv.Sketched):  # asks for singular values in the branch that `auto` takes after a failure
+        def __call__(self, lin, theta, state, previous, *, key):
+            again = Previous(previous.s, None, None, previous.t, jnp.array(True), jnp.int32(1))
+            return super().__call__(lin, theta, state, again, key=key)
+
     def step(direction):
         def follow(objective, theta):
-            path, _ = direction(objective.linearise(theta, batch), theta, None, nothing, key=jax.random.key(2))
+            state = direction.init(objective, theta)
+            path, _ = direction(objective.linearise(theta, batch), theta, state, nothing, key=jax.random.key(2))
             return jax.vmap(path)(jnp.array([0.01, 0.1]))
         return follow
 
@@ -84,6 +90,7 @@ def test_sketched_steps_and_projections_are_the_same_on_two_devices():
         "columns only": step(rv.Sketched(8, 50)),
         "kernel": step(rv.Sketched()),
         "svd": step(rv.Sketched(solver="svd")),
+        "digits": step(Failed(24)),
         "projection": lambda objective, theta: project(objective, theta, batch, linear_leaves(objective)),
     }
     for name, part in parts.items():

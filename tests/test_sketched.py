@@ -12,7 +12,7 @@ import pytest
 import cases
 import ravine as rv
 from ravine.optim.path import Along, Previous
-from ravine.optim.sketched import Cosine, Spectrum, sketched_rows
+from ravine.optim.sketched import BLOCK, WAVES, Cosine, Spectrum, sketched_rows
 
 NOTHING = Previous(jnp.zeros(1), None, None, jnp.zeros(()), jnp.array(False), jnp.int32(0))
 
@@ -37,7 +37,7 @@ def follow(name, direction, *radii, block=4):
     @jax.jit
     def run(radii):
         lin = objective.linearise(theta, case.batch)
-        path, _ = direction(lin, theta, None, NOTHING, key=cases.KEY)
+        path, _ = direction(lin, theta, direction.init(objective, theta), NOTHING, key=cases.KEY)
         steps = jax.vmap(path)(radii)
         return steps, jax.vmap(path.damping)(radii), jax.vmap(path.reduction)(radii, steps)
 
@@ -47,7 +47,8 @@ def follow(name, direction, *radii, block=4):
 # ------------------------------------------------------------------------------------------------ full-rank identity
 
 WHOLE = {
-    "eigh": rv.Sketched(),
+    "auto": rv.Sketched(),
+    "eigh": rv.Sketched(solver="eigh"),
     "svd": rv.Sketched(solver="svd"),
     "more than all": rv.Sketched(1000, 2000),
 }
@@ -79,6 +80,29 @@ def test_beyond_the_undamped_step_the_path_stays():
     np.testing.assert_allclose(path(jnp.asarray(1e30)), exact, rtol=1e-5)
 
 
+def test_singular_values_are_asked_for_once_a_gramian_has_lost_their_digits():
+    """J = diag(1, 10⁻¹⁰): its Gramian knows one direction. The second step has both, and reach says when to go back."""
+    diagonal = jnp.array([1.0, 1e-10])
+    objective, theta = rv.Objective.from_residuals(lambda x, _: jnp.tile(diagonal * (x - 1), 2), jnp.zeros(2))
+    direction = rv.Sketched()
+    state = direction.init(objective, theta)
+
+    @jax.jit
+    def step(state, t, failed):
+        lin = objective.linearise(theta, None)
+        previous = Previous(theta, None, None, t, failed, jnp.int32(1))
+        path, state = direction(lin, theta, state, previous, key=cases.KEY)
+        return path(jnp.asarray(1e30)), state
+
+    rough, reach = step(state, jnp.asarray(0.5), jnp.array(False))
+    np.testing.assert_allclose(reach, 1.0, rtol=1e-6)
+    np.testing.assert_allclose(rough, [1, 0], atol=0.3)
+    for t, failed, exact in ((2.0, False, True), (0.5, False, False), (0.5, True, True)):
+        found, again = step(reach, jnp.asarray(t), jnp.array(failed))
+        np.testing.assert_allclose(found, [1, 1] if exact else rough, rtol=1e-5)
+        np.testing.assert_allclose(again, reach, rtol=1e-6)
+
+
 # ----------------------------------------------------------------------------------------------------------- sketches
 
 
@@ -94,6 +118,32 @@ def test_cosine_transform_is_the_matrix_it_says():
     np.testing.assert_allclose(jax.vmap(sketch.expand)(jnp.eye(size)), exact.T, atol=1e-14)
     np.testing.assert_allclose(exact.T @ exact, np.eye(size), atol=1e-13)
     assert set(np.abs(sketch.signs)) == {1.0}
+
+
+@pytest.mark.parametrize("count,size", [(1301, 61), (1301, 1300), (514, 9)])
+def test_long_vectors_are_transformed_in_blocks(count, size):
+    """P written out: blocks of a DCT-II of which the lowest waves come first; PᵀP = I; no entry is left out."""
+    sketch = Cosine.draw(size, count, cases.KEY, float)
+    blocks = max(1, count // max(BLOCK, -(-WAVES * count // size)))
+    lengths = [count // blocks + (number < count % blocks) for number in range(blocks)]
+    assert len(set(lengths)) <= 2
+    assert sum(lengths) == count
+    starts = np.concatenate([[0], np.cumsum(lengths)[:-1]])
+    columns = []
+    for wave in range(max(lengths)):
+        for start, length in zip(starts, lengths, strict=True):
+            if wave < length:
+                column = np.zeros(count)
+                scale = np.sqrt((1 if wave == 0 else 2) / length)
+                column[start : start + length] = scale * np.cos(np.pi * (np.arange(length) + 0.5) * wave / length)
+                columns.append(column)
+    exact = np.zeros((count, size))
+    exact[np.asarray(sketch.order)] = np.stack(columns[:size], axis=1)
+    exact *= np.asarray(sketch.signs)[:, None]
+    np.testing.assert_allclose(sketch.shrink(jnp.eye(count)), exact, atol=1e-12)
+    np.testing.assert_allclose(jax.vmap(sketch.expand)(jnp.eye(size)), exact.T, atol=1e-12)
+    np.testing.assert_allclose(exact.T @ exact, np.eye(size), atol=1e-12)
+    assert (np.sum(exact**2, axis=1) > 0).all()
 
 
 @pytest.mark.parametrize("block", [4, 512])
@@ -258,23 +308,22 @@ def test_probe_rejects_what_is_not_finite_and_says_so():
     assert float(state.radius) < 1e-4
 
 
-def test_best_probe_is_taken_once_the_damping_turns_up():
-    """With λ falling the longest step that gains enough is taken; once λ rises over the window the best, for good."""
+def test_best_probe_is_taken_while_the_damping_rises():
+    """With λ falling the longest step that gains enough is taken; while λ rises over the window the best one."""
     bowl = lambda x, _: (x[0] - 1) ** 2
     search = rv.Probe(accept=0.5, window=5, probes=41)
     gain = lambda t: 1.0
     state = search.init(jnp.dtype(float))
-    for number in range(12):  # the model predicts t, the loss falls by t (2 − t): half of it at t = 1.5
-        rises = number >= 6
-        t, _, state = probe(
-            search, gain, state, shift=lambda t, n=number, s=rises: jnp.exp((2.0 * s - 1) * n), loss=bowl
-        )
+    taken = []
+    for number in range(18):  # the model predicts t, the loss falls by t (2 − t): half of it at t = 1.5
+        log = abs(number - 6) if number < 12 else 12 - number
+        t, _, state = probe(search, gain, state, shift=lambda t, log=log: jnp.exp(1.0 * log), loss=bowl)
         state = eqx.tree_at(lambda s: s.radius, state, jnp.ones_like(state.radius))
-        if number < 6:
-            assert not state.late
-            np.testing.assert_allclose(t, 1.5, rtol=1e-2)
-    assert state.late
-    np.testing.assert_allclose(t, 1.0, rtol=5e-2)
+        taken.append(float(t))
+    # λ falls until step 6, rises until step 11 and falls again; the fitted line turns two or three steps later.
+    np.testing.assert_allclose(taken[:9], 1.5, rtol=1e-2)
+    np.testing.assert_allclose(taken[10:13], 1.0, rtol=5e-2)
+    np.testing.assert_allclose(taken[15:], 1.5, rtol=1e-2)
 
 
 # ------------------------------------------------------------------------------------------------------------ presets

@@ -12,7 +12,6 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.scipy.fft import dct, idct
 
 from ravine._results import Work
 from ravine._types import Array, Count, Float, Int, Matrix, RandomKey, Scalar, Vector
@@ -25,17 +24,24 @@ from ravine.optim.search import ROUNDING
 from ravine.pieces import Piece
 
 Factorisation = Literal["eigh", "svd"]
+Digits = Literal["auto", "eigh", "svd"]
 
 HASHES = 4  # entries of each column of the count sketch
+BLOCK, WAVES = 256, 8  # entries of a block of the cosine transform, and columns of it, at least
+MARGIN = 1000.0  # times the rounding of a Gramian: the least damping for which its eigenvalues are good enough
 
 
 # --------------------------------------------------------------------------------------------------------- sketches
 
 
 class Cosine(eqx.Module):
-    """The subsampled randomised cosine transform P = D Π C: random signs, a permutation, `size` columns of DCT-II.
+    """P = D Π C, a randomised cosine transform: random signs, a permutation, and `size` columns of DCT-II.
 
-    PᵀP = I, so that ‖P y‖ = ‖y‖. **Cost:** n log n a row.
+    The DCT is one of blocks: of the whole vector only where that is short, else of `BLOCK` entries or of as many as it
+    takes for every block to give `WAVES` columns, its lowest. That makes it a product of matrices, several times faster
+    than a fast transform of the whole, and linear in n. PᵀP = I, so that ‖P y‖ = ‖y‖.
+
+    **Cost:** 2·size·`BLOCK` or 2·`WAVES`·n flops a row, whichever is more.
     """
 
     signs: Vector
@@ -51,20 +57,44 @@ class Cosine(eqx.Module):
 
     def shrink(self, rows: Float[Array, "*m n"]) -> Float[Array, "*m s"]:
         """A P, or Pᵀv of one vector."""
-        signed = rows * jnp.broadcast_to(self.signs, rows.shape)
-        return _dct(signed[..., self.order])[..., : self.size]
+        mixed = (rows * jnp.broadcast_to(self.signs, rows.shape))[..., self.order]
+        found, start = [], 0
+        for blocks, waves in self._blocks(rows.dtype):
+            stop = start + blocks * waves.shape[1]
+            found.append(mixed[..., start:stop].reshape(*rows.shape[:-1], blocks, -1) @ waves.T)
+            start = stop
+        # The lowest waves of all blocks come first.
+        by_wave = jnp.swapaxes(jnp.concatenate(found, axis=-2), -1, -2)
+        return by_wave.reshape(*rows.shape[:-1], -1)[..., : self.size]
 
     def expand(self, y: Float[Array, "s"]) -> Vector:
         """P y."""
-        count = self.order.shape[0]
-        mixed = _dct(jnp.zeros(count, y.dtype).at[: self.size].set(y), inverse=True)
+        groups = self._blocks(y.dtype)
+        total, waves = sum(blocks for blocks, _ in groups), groups[0][1].shape[0]
+        parts = jnp.pad(y, (0, total * waves - self.size)).reshape(waves, total).T
+        found, start = [], 0
+        for blocks, waves in groups:
+            found.append((parts[start : start + blocks] @ waves).reshape(-1))
+            start += blocks
+        mixed = jnp.concatenate(found)
         return jnp.zeros_like(mixed).at[self.order].set(mixed) * self.signs
 
+    def _blocks(self, dtype) -> list[tuple[int, Float[Array, "waves length"]]]:
+        """How many blocks there are of each of at most two lengths, the longer first, and the waves kept of each."""
+        n = self.order.shape[0]
+        count = max(1, n // max(BLOCK, -(-WAVES * n // self.size)))
+        length, longer = divmod(n, count)
+        waves = -(-self.size // count)
+        groups = ((longer, length + 1), (count - longer, length))
+        return [(blocks, _waves(waves, length, dtype)) for blocks, length in groups if blocks]
 
-def _dct(x: Array, *, inverse: bool = False) -> Array:
-    """The orthonormal DCT-II along the last axis, or its inverse; JAX mixes shapes and types inside."""
-    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
-        return (idct if inverse else dct)(x, norm="ortho")
+
+def _waves(count: int, length: int, dtype) -> Float[Array, "waves length"]:
+    """The first rows of the orthonormal DCT-II, √(2/n) cos(π(j + ½)k/n), and zeros where there are no more."""
+    k, j = jnp.arange(count, dtype=dtype)[:, None], jnp.arange(length, dtype=dtype)[None, :]
+    angle = jnp.pi / length * (k * (j + 0.5))
+    scale = jnp.sqrt(jnp.where(k == 0, 1, 2) / length).astype(dtype)
+    return jnp.where(k < length, scale * jnp.cos(angle), 0)
 
 
 class Whole(eqx.Module):
@@ -84,7 +114,7 @@ def sketched_rows(
 ) -> Float[Array, "r s"]:
     """L J P for a count sketch L: each row of J enters `HASHES` of the `rows` rows of the result, by random signs.
 
-    J is made and used up block by block. **Cost:** one Jacobian, n log n and `HASHES`·`size` flops a row of it; memory
+    J is made and used up block by block. **Cost:** one Jacobian, and 16n or more and `HASHES`·`size` flops a row of it; memory
     for the result and one block.
 
     Kenneth Clarkson and David Woodruff, *Low-rank approximation and regression in input sparsity time*, 2013; with
@@ -146,7 +176,16 @@ class Spectrum:
     allow. Lives within one traced step.
     """
 
-    def __init__(self, lin: Linearisation, *, columns: int | None, rows: int | None, solver: Factorisation, key):
+    def __init__(
+        self,
+        lin: Linearisation,
+        *,
+        columns: int | None,
+        rows: int | None,
+        solver: Factorisation,
+        key: RandomKey,
+        deep: Array | None = None,
+    ):
         n, m = lin.theta.shape[0], lin.rows
         most = n if columns is None else min(columns, n)
         count = m if columns is None and rows is None else (2 * most if rows is None else rows)
@@ -158,21 +197,32 @@ class Spectrum:
         self.kernel = m <= most and lin.objective.has_residuals and solver == "eigh"
         self.right = Whole() if most == n or m <= most else Cosine.draw(most, n, first, dtype)
         target = lin.residual if self.kernel else self.right.shrink(lin.grad)
-        if self.kernel:
-            matrix = lin.kernel()
-        elif m > most and count < m:
-            matrix = sketched_rows(lin, self.right, most, count, second)
-            matrix = gram(matrix) if solver == "eigh" else matrix
+
+        def factorised(lin: Linearisation, solver: Factorisation):
+            if self.kernel:
+                matrix = lin.kernel()
+            elif m > most and count < m:
+                matrix = sketched_rows(lin, self.right, most, count, second)
+                matrix = gram(matrix) if solver == "eigh" else matrix
+            else:
+                matrix = (_short_gram if solver == "eigh" else _short_rows)(lin, self.right)
+            kept = (matrix,)
+            if solver == "svd":  # what `on_first` keeps has the same shapes before and after: room for the basis
+                kept = (matrix, jnp.zeros((matrix.shape[1], min(matrix.shape)), dtype))
+            (*_, basis), told = on_first(self.mesh, _factorise(solver), kept, target)
+            # What is below is rounding: of the matrix for "eigh", of J for "svd".
+            return basis, *told, jnp.asarray(eps if solver == "eigh" else (10 * eps) ** 2, dtype)
+
+        if deep is None or self.kernel or m < most:  # (fewer rows than columns: the two have different shapes)
+            found = factorised(lin, solver)
         else:
-            matrix = (_short_gram if solver == "eigh" else _short_rows)(lin, self.right)
-        kept = (matrix,)
-        if solver == "svd":  # what `on_first` keeps has the same shapes before and after: room for the basis
-            kept = (matrix, jnp.zeros((matrix.shape[1], min(matrix.shape)), dtype))
-        self.basis, (self.values, self.raw) = on_first(self.mesh, _factorise(solver), kept, target)
-        # What is below is rounding: of the matrix for "eigh", of J for "svd".
+            found = lax.cond(deep, lambda: factorised(lin.anew(), "svd"), lambda: factorised(lin.anew(), "eigh"))
+        self.basis, self.values, self.raw, relative = found
         largest = jnp.max(self.values)
-        self.floor = (eps if solver == "eigh" else (10 * eps) ** 2) * largest + jnp.finfo(dtype).tiny
+        self.floor = relative * largest + jnp.finfo(dtype).tiny
         self.coefficients = jnp.sqrt(self.values) * self.raw if self.kernel else self.raw
+        # The longest step for which the digits of a Gramian would do.
+        self.reach = jnp.linalg.norm(self.coefficients / (self.values + MARGIN * eps * largest + jnp.finfo(dtype).tiny))
 
     @property
     def trial(self) -> Work:
@@ -183,7 +233,7 @@ class Spectrum:
         """−Σ w_i c_i v_i. **Cost:** 2ks flops, for k values in s dimensions."""
 
         def combine(_, basis, z):
-            return (), basis[-1] @ z
+            return (), basis @ z
 
         y = on_first(self.mesh, combine, (), self.basis, weights * self.raw)[1]
         if not self.kernel:
@@ -259,14 +309,16 @@ class Sketched(Direction):
     **Arguments:**
 
     - `columns`, `rows`: of the sketch; None for `columns` is n, None for `rows` twice as many as columns.
-    - `solver`: "eigh" of the Gramian of the sketch; or "svd" of its triangular factor, four times the time, for the
-      last digits: it takes dampings below machine epsilon beside the largest eigenvalue.
+    - `solver`: "eigh" of the Gramian of the sketch; "svd" of its triangular factor, for the last digits: it takes
+      dampings below machine epsilon beside the largest eigenvalue, at three times the time; or "auto": "eigh" until
+      the last step was longer than its digits allow (λ below `MARGIN` times their rounding) or failed, then "svd".
 
     **Raises:** `ValueError` when the objective has no curvature to use (a bare scalar loss), for sizes below one, and
     for fewer rows than columns.
 
-    **Cost:** one Jacobian, m n log n flops for P, 8·m·columns for L, and about 10·columns³ for the spectrum (without
-    sketches mn² + 10n³); each trial 2·columns² flops. Memory rows·columns + 3·columns² numbers and one block of J.
+    **Cost:** one Jacobian, 512·m·columns or 16·m·n flops for P, whichever is more, 8·m·columns for L, and about
+    10·columns³ for the spectrum (without sketches mn² + 10n³); each trial 2·columns² flops. Memory
+    rows·columns + 3·columns² numbers and one block of J.
 
     Webb, Jerad and Cartis, *DSGNAR*, arXiv 2607.02194. Deviations: the gradient is not sketched; the spectrum comes
     from the Gramian by default; the columns kept are the first ones, which signs and permutation make as good as any.
@@ -274,19 +326,26 @@ class Sketched(Direction):
 
     columns: int | None = eqx.field(static=True, default=None)
     rows: int | None = eqx.field(static=True, default=None)
-    solver: Factorisation = eqx.field(static=True, default="eigh")
+    solver: Digits = eqx.field(static=True, default="auto")
 
     def __check_init__(self):
         _check_sizes("Sketched", self.columns, self.rows)
 
-    def init(self, objective: Objective, theta: Vector) -> None:
+    def init(self, objective: Objective, theta: Vector) -> Scalar | None:
         objective.require_curvature("Sketched Gauss–Newton and its kin need")
+        return jnp.asarray(jnp.inf, theta.dtype) if self.solver == "auto" else None
 
     def __call__(
-        self, lin: Linearisation, theta: Vector, state: None, previous: Previous, *, key: RandomKey
-    ) -> tuple[Radial, None]:
-        spectrum = Spectrum(lin, columns=self.columns, rows=self.rows, solver=self.solver, key=key)
-        return Radial(spectrum, Work(rows=lin.rows, inner=1)), None
+        self, lin: Linearisation, theta: Vector, state: Scalar | None, previous: Previous, *, key: RandomKey
+    ) -> tuple[Radial, Scalar | None]:
+        sizes = {"columns": self.columns, "rows": self.rows}
+        if self.solver != "auto":
+            spectrum = Spectrum(lin, **sizes, solver=self.solver, key=key)
+        else:
+            deep = (previous.t > state) | (previous.failed & (previous.count > 0))
+            spectrum = Spectrum(lin, **sizes, solver="eigh", key=key, deep=deep)
+            state = spectrum.reach
+        return Radial(spectrum, Work(rows=lin.rows, inner=1)), state
 
 
 class Truncated(Direction):
@@ -348,7 +407,6 @@ class _ProbeState(eqx.Module):
     radius: Scalar
     dampings: Float[Array, "k"]  # log λ of the last steps, the oldest first
     count: Count
-    late: Array
 
 
 class Probe(Search):
@@ -358,14 +416,16 @@ class Probe(Search):
     gain ratios ρ = (actual decrease)/(predicted decrease), made monotone by their running minimum, say where ρ crosses
     `accept`; that radius is taken if the loss falls there, else the best probe. Where all probes gain more, the largest
     one is taken, so that the radius grows; where none gains enough, the smallest one, so that it shrinks; where the
-    loss falls at none, the radius is cut by `spread`² and probed again. `accept` is small, for deliberately
-    long steps, until log λ, fitted over the last `window` steps, turns up; from then on the best probe is taken.
+    loss falls at none, the radius is cut by `spread`² and probed again. `accept` is small, for deliberately long
+    steps, as long as these bring λ down: while log λ, fitted over the last `window` steps, rises, the best probe is
+    taken.
 
     **Cost:** `probes` + 1 evaluations of the loss and of the path.
 
-    Webb, Jerad and Cartis, *DSGNAR*, arXiv 2607.02194. Deviation: there the ratio becomes one half at the end, which
-    halves the loss with each step; points that are redrawn every five steps raise it as fast, and the error stalls. The
-    best probe gains digits. (Taken from the start, it keeps λ decades higher and is slower.)
+    Webb, Jerad and Cartis, *DSGNAR*, arXiv 2607.02194. Deviation: there the ratio becomes one half once λ has turned
+    up, which halves the loss with each step. The best probe gains digits: where long steps have brought λ down, it has
+    taken the loss from 1e-11 to 4e-16 in six steps (`burgers_smooth`). Taken from the start, or for good once λ has
+    turned up, it keeps λ decades higher and is slower.
     """
 
     start: float = 1.0
@@ -376,9 +436,7 @@ class Probe(Search):
     rounds: int = eqx.field(static=True, default=6)
 
     def init(self, dtype) -> _ProbeState:
-        return _ProbeState(
-            jnp.asarray(self.start, dtype), jnp.zeros(self.window, dtype), jnp.int32(0), jnp.array(False)
-        )
+        return _ProbeState(jnp.asarray(self.start, dtype), jnp.zeros(self.window, dtype), jnp.int32(0))
 
     def __call__(self, phi: Along, state: _ProbeState) -> tuple[Scalar, Found, _ProbeState]:
         dtype, value, path = phi.theta.dtype, phi.here.value, phi.path
@@ -409,7 +467,7 @@ class Probe(Search):
         rounds, radius, aim, best, t, step = lax.while_loop(again, probe, start)
         aimed = path(aim)
         there = phi.value(aimed)
-        take = (there < enough) & ~(state.late & (best < there))
+        take = (there < enough) & ~(self._rises(state) & (best < there))
         t, step, best = jnp.where(take, aim, t), jnp.where(take, aimed, step), jnp.where(take, there, best)
         failed = ~(best < enough)
         step, best = jnp.where(failed, 0, step), jnp.where(failed, value, best)
@@ -418,11 +476,14 @@ class Probe(Search):
         dampings = jnp.roll(state.dampings, -1).at[-1].set(jnp.log(path.damping(jnp.where(failed, 1, t))))
         dampings = jnp.where(failed, state.dampings, dampings)
         count = state.count + jnp.where(failed, 0, 1)
-        age = jnp.arange(self.window, dtype=dtype) - (self.window - 1) / 2
-        late = state.late | ((count >= self.window) & (jnp.dot(age, dampings) > 0))
         trials = rounds * self.probes + 1
         work = Work(evaluations=trials, inner=trials - 1, products=trials * path.trial.products)
-        return t, Found(step, best, None, work, failed), _ProbeState(radius, dampings, count, late)
+        return t, Found(step, best, None, work, failed), _ProbeState(radius, dampings, count)
+
+    def _rises(self, state: _ProbeState) -> Array:
+        """Whether log λ has risen over the last `window` steps, by a fitted line."""
+        age = jnp.arange(self.window, dtype=state.dampings.dtype) - (self.window - 1) / 2
+        return (state.count >= self.window) & (jnp.dot(age, state.dampings) > 0)
 
 
 def _crossing(radii: Vector, ratios: Vector, place: Count, goal: Scalar) -> Scalar:

@@ -5,7 +5,7 @@ from ravine.optim.gauss_newton import GaussNewton, Solver, Space
 from ravine.optim.optimizer import Optimizer
 from ravine.optim.presets._method import Method, catalogue
 from ravine.optim.presets.first_order import Rate
-from ravine.optim.sketched import Factorisation, Probe, Sketched, Truncated
+from ravine.optim.sketched import Digits, Factorisation, Probe, Sketched, Truncated
 from ravine.optim.spring import Capped, Spring
 
 
@@ -38,9 +38,9 @@ def anagram(
 
 def sketched_gauss_newton(
     *,
-    columns: int | None = 1000,
+    columns: int | None = 1500,
     rows: int | None = None,
-    solver: Factorisation = "eigh",
+    solver: Digits = "auto",
     accept: float = 0.075,
     probes: int = 24,
     radius: float = 1.0,
@@ -85,7 +85,7 @@ NATURAL_GRADIENT = catalogue(
     Method(
         sketched_gauss_newton,
         "Gauss–Newton",
-        "1 Jacobian, mn·log n + 10·columns³ flops, 25 values",
+        "1 Jacobian, 16mn + 10·columns³ flops, 25 values",
         "5·columns²",
         "Webb, Jerad and Cartis, 2026",
         ("curvature", "double"),
