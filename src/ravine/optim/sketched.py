@@ -114,8 +114,8 @@ def sketched_rows(
 ) -> Float[Array, "r s"]:
     """L J P for a count sketch L: each row of J enters `HASHES` of the `rows` rows of the result, by random signs.
 
-    J is made and used up block by block. **Cost:** one Jacobian, and 16n or more and `HASHES`·`size` flops a row of it; memory
-    for the result and one block.
+    J is made and used up block by block. **Cost:** one Jacobian, and for each row of it that of `right` and
+    2·`HASHES`·`size` flops; memory for the result and one block.
 
     Kenneth Clarkson and David Woodruff, *Low-rank approximation and regression in input sparsity time*, 2013; with
     several hashes, Daniel Kane and Jelani Nelson, *Sparser Johnson–Lindenstrauss transforms*, 2014.
