@@ -174,10 +174,22 @@ class Jumpy(rv.Sampler):
         return moved, type(state)(moved, state.key, state.count + 1)
 
 
+class Shaky(rv.Redrawn):
+    """One that says how long its parent holds a batch, but moves the points at each step."""
+
+    def sample(self, state, score=None):
+        batch, state = super().sample(state, score)
+        return jax.tree.map(lambda points: points + 0.1 * jnp.sin(state.count.astype(points.dtype)), batch), state
+
+
 @pytest.mark.parametrize("every", [1, 3])
 def test_points_move_on_in_a_run_as_step_by_step(every):
     """θ after a run against a loop over `sample` and `step`: the points of each step are those of its number."""
-    samplers = [Jumpy(), rv.Redrawn(rv.Uniform(rv.Box((0.0,), (1.0,)), pde=3), every=every)]
+    samplers = [
+        Jumpy(),
+        Shaky(rv.Uniform(rv.Box((0.0,), (1.0,)), pde=3), every=every),
+        rv.Redrawn(rv.Uniform(rv.Box((0.0,), (1.0,)), pde=3), every=every),
+    ]
     for sampler in samplers:
         problem = rv.Problem(
             terms=(rv.residual("pde", lambda u, z: u(z) - z[0]),),

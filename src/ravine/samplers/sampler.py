@@ -26,6 +26,11 @@ class SamplerState(eqx.Module):
 class Sampler(eqx.Module):
     """Abstract: `draw(key) -> batch` is what a sampler adds; the rest is here."""
 
+    def __init_subclass__(cls, **options: Any):
+        super().__init_subclass__(**options)
+        if "sample" in vars(cls) and "holds" not in vars(cls):
+            cls.holds = property(lambda self: 1)  # what a parent says is about its own `sample`
+
     def draw(self, key: RandomKey) -> Batch:
         """A new batch."""
         raise NotImplementedError
@@ -52,7 +57,7 @@ class Sampler(eqx.Module):
         What depends on the points alone is then computed once and not in each step. A sampler with a `sample` of its
         own that does not say it is asked at each step.
         """
-        return None if type(self).sample is Sampler.sample else 1
+        return None
 
     def init(self, key: RandomKey) -> SamplerState:
         """The state with the first points drawn."""
