@@ -1,5 +1,6 @@
 """Line searches on functions that are meant to break them, damping, and learning rates."""
 
+import dataclasses
 import functools
 
 import equinox as eqx
@@ -141,20 +142,57 @@ def test_wolfe_asks_the_slopes_where_losses_have_lost_their_digits(noise, scale)
     function.defjvp(lambda x, v: (function(*x), 2e-10 * (x[0] - 1) * v[0]))
     p = Profile(function)
     for start in np.random.default_rng(1).uniform(0.5, 1.5, 8):
-        _t, found, decrease = p.search(rv.Wolfe(), float(start * scale))
+        _t, found, state = p.search(rv.Wolfe(), float(start * scale))
         x = float(found.step[0])
         assert not found.failed
         assert 0 < x <= 1.9
         assert int(found.work.evaluations) <= 8
         # The next first trial is guessed from what the slopes say.
-        np.testing.assert_allclose(decrease, 1e-10 * (1 - (x - 1) ** 2), rtol=1e-6)
+        np.testing.assert_allclose(state.decrease, 1e-10 * (1 - (x - 1) ** 2), rtol=1e-6)
+
+
+def test_slopes_that_are_rounding_too_end_in_a_failed_search():
+    """A loss that no step changes, with slopes of no meaning: 299 steps are taken on their word, and no more.
+
+    A lower loss, or a slope halved, begins the count anew.
+    """
+
+    @jax.custom_jvp
+    def function(x, height, slope):
+        return height
+
+    function.defjvp(lambda x, v: (x[1], jnp.where(x[0] < 0.5, -x[2], -0.1 * x[2]) * v[0]))
+    search = rv.Wolfe()
+
+    @jax.jit
+    def step(state, height, slope):
+        objective, theta = rv.Objective.from_loss(lambda x, _: function(x[0], height, slope), jnp.zeros(1))
+        lin = objective.linearise(theta, None)
+        path = Line(jnp.ones(1), lin.grad)
+        return search(Along(objective, theta, None, path, lin), state)[1:]
+
+    def failures(changes):
+        state, height, slope, failed = search.init(jnp.dtype(float)), 1.0, 1e-3, []
+        for number in range(700):
+            height, slope = changes.get(number, (height, slope))
+            found, state = step(state, jnp.asarray(height), jnp.asarray(slope))
+            if found.failed:
+                failed.append(number)
+                assert float(found.step[0]) == 0
+        return failed
+
+    assert failures({}) == [300, 601]
+    assert failures({200: (0.9, 1e-3)}) == [500]
+    assert failures({200: (1.0, 4e-4)}) == [500]
+    assert failures({200: (1.0, 6e-4)}) == [300, 601]
 
 
 @pytest.mark.parametrize("decrease,first", [(0.3, 0.6), (1e-9, 2e-9), (40.0, 80.0)])
 def test_wolfe_guesses_any_length_for_directions_that_have_none(decrease, first):
     """2·(last decrease)/|slope| is the first trial (and accepted, as −x has no other reason to stop)."""
     search = rv.Wolfe(shortest=0.0, longest=float("inf"), curvature=1.5)
-    t, _, _ = Profile(lambda x: -x).search(search, 1.0, jnp.asarray(decrease))
+    state = dataclasses.replace(search.init(jnp.dtype(float)), decrease=jnp.asarray(decrease))
+    t, _, _ = Profile(lambda x: -x).search(search, 1.0, state)
     assert float(t) == pytest.approx(1.01 * first)
 
 

@@ -16,6 +16,8 @@ ROUNDING = 32
 # Where slopes judge instead of losses, by the trapezoidal rule, which is exact for parabolas alone, so much of the
 # decrease to first order is asked for.
 BY_SLOPES = 0.1
+# After so many steps judged by slopes, without progress in either, slopes are rounding as well.
+IDLE = 300
 
 
 class Fixed(Search):
@@ -85,6 +87,16 @@ class _Trial(eqx.Module):
     slope: Scalar
 
 
+class _WolfeState(eqx.Module):
+    """`decrease` of the last step, from which the first trial of the next one is guessed; and since losses last fell
+    by more than rounding: the `least` value and −L′(0) seen, and how many steps were `idle`."""
+
+    decrease: Scalar
+    least: Scalar
+    slope: Scalar
+    idle: Count
+
+
 class Wolfe(Search):
     """Strong Wolfe: L(t) ≤ L(0) + c₁ t L′(0) and |L′(t)| ≤ c₂ |L′(0)|, by bracketing and a safeguarded cubic zoom.
 
@@ -97,6 +109,9 @@ class Wolfe(Search):
     that are made of numbers near one is a relative 10⁻⁷ each. How many digits are left shows where the losses of two
     trials differ by more than their slopes allow; a difference up to `noise` times the loss is then taken for rounding,
     and differences up to twice that are left to the slopes.
+
+    In the end slopes are rounding too, and steps by them would wander off along what the loss does not feel. After 300
+    steps by slopes that have neither lowered the loss nor halved the least slope a search fails, and memory is dropped.
 
     The first trial is guessed from the last decrease, between `shortest` and `longest`: 0.2 and 1 for directions whose
     natural length is one; 0 and ∞ for those that have none; 1 and 1 begins with whole steps, as Newton's method wants.
@@ -113,11 +128,11 @@ class Wolfe(Search):
     trials: int = eqx.field(static=True, default=25)
     gives_grad: ClassVar[bool] = True
 
-    def init(self, dtype) -> Scalar:
-        """The decrease of the last step, from which the first trial of the next one is guessed."""
-        return jnp.asarray(jnp.inf, dtype)
+    def init(self, dtype) -> _WolfeState:
+        infinite = jnp.asarray(jnp.inf, dtype)
+        return _WolfeState(infinite, infinite, infinite, jnp.int32(0))
 
-    def __call__(self, phi: Along, state: Scalar) -> tuple[Scalar, Found, Scalar]:
+    def __call__(self, phi: Along, state: _WolfeState) -> tuple[Scalar, Found, _WolfeState]:
         dtype = phi.theta.dtype
         zero = _Trial(jnp.zeros((), dtype), phi.here.value, phi.slope)
         exact = 4 * jnp.finfo(dtype).eps * jnp.abs(zero.value)
@@ -163,20 +178,33 @@ class Wolfe(Search):
             return count + 1, next_t, zooming, new_low, new_high, floor, best, done, dead
 
         # Nocedal and Wright, 2006, equation 3.60: expect the decrease of the last step; one for a Newton-like step.
-        guess = 1.01 * 2 * state / -zero.slope
+        guess = 1.01 * 2 * state.decrease / -zero.slope
         guess = jnp.where(guess < jnp.inf, guess, 1)
         first = jnp.where(guess > 0, jnp.clip(guess, self.shortest, self.longest), 1).astype(dtype)
         start = (jnp.int32(0), first, jnp.array(False), zero, zero, exact, nothing, jnp.array(False))
         uphill = ~(zero.slope < 0)  # also when the slope is NaN
         count, _, _, _, _, floor, best, done, _ = lax.while_loop(again, body, (*start, uphill))
         step, value, grad, t = best
-        failed = ~(done | (value < jnp.inf))
-        value = jnp.where(failed, zero.value, value)
-        work = Work(count, count, inner=jnp.maximum(count - 1, 0))
         decrease = zero.value - value
+        level = jnp.abs(decrease) <= floor
+        fell = decrease > ROUNDING * floor
+        idle = jnp.where(
+            fell | (value < state.least - floor) | (-zero.slope < state.slope / 2),
+            0,
+            state.idle + level.astype(jnp.int32),
+        )
+        failed = ~(done | (value < jnp.inf)) | (idle >= IDLE)
+        step, grad = jnp.where(failed, 0, step), jnp.where(failed, phi.here.grad, grad)
+        value, t = jnp.where(failed, zero.value, value), jnp.where(failed, 0, t)
+        work = Work(count, count, inner=jnp.maximum(count - 1, 0))
         by_slopes = -t * (zero.slope + phi.path.slope(grad)) / 2
-        decrease = jnp.where(jnp.abs(decrease) <= floor, by_slopes, decrease)
-        return t, Found(step, value, grad, work, failed), jnp.where(failed, jnp.inf, decrease)
+        after = _WolfeState(
+            jnp.where(level, by_slopes, decrease),
+            jnp.where(fell, value, jnp.minimum(state.least, value)),
+            jnp.where(fell, -zero.slope, jnp.minimum(state.slope, -zero.slope)),
+            idle,
+        )
+        return t, Found(step, value, grad, work, failed), choose(failed, self.init(dtype), after)
 
 
 def _interpolate(low: _Trial, high: _Trial, floor: Scalar) -> Scalar:
