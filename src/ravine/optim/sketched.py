@@ -310,7 +310,7 @@ class Sketched(Direction):
 
     - `columns`, `rows`: of the sketch; None for `columns` is n, None for `rows` twice as many as columns.
     - `solver`: "eigh" of the Gramian of the sketch; "svd" of its triangular factor, for the last digits: it takes
-      dampings below machine epsilon beside the largest eigenvalue, at three times the time; or "auto": "eigh" until
+      dampings below machine epsilon beside the largest eigenvalue, at twice the time a step; or "auto": "eigh" until
       the last step was longer than its digits allow (λ below `MARGIN` times their rounding) or failed, then "svd".
 
     **Raises:** `ValueError` when the objective has no curvature to use (a bare scalar loss), for sizes below one, and
@@ -338,14 +338,12 @@ class Sketched(Direction):
     def __call__(
         self, lin: Linearisation, theta: Vector, state: Scalar | None, previous: Previous, *, key: RandomKey
     ) -> tuple[Radial, Scalar | None]:
-        sizes = {"columns": self.columns, "rows": self.rows}
-        if self.solver != "auto":
-            spectrum = Spectrum(lin, **sizes, solver=self.solver, key=key)
-        else:
-            deep = (previous.t > state) | (previous.failed & (previous.count > 0))
-            spectrum = Spectrum(lin, **sizes, solver="eigh", key=key, deep=deep)
-            state = spectrum.reach
-        return Radial(spectrum, Work(rows=lin.rows, inner=1)), state
+        deep = None
+        if state is not None:
+            deep = jnp.logical_or(previous.t > state, previous.failed & (previous.count > 0))
+        solver = "eigh" if self.solver == "auto" else self.solver
+        spectrum = Spectrum(lin, columns=self.columns, rows=self.rows, solver=solver, key=key, deep=deep)
+        return Radial(spectrum, Work(rows=lin.rows, inner=1)), None if state is None else spectrum.reach
 
 
 class Truncated(Direction):
@@ -424,8 +422,8 @@ class Probe(Search):
 
     Webb, Jerad and Cartis, *DSGNAR*, arXiv 2607.02194. Deviation: there the ratio becomes one half once λ has turned
     up, which halves the loss with each step. The best probe gains digits: where long steps have brought λ down, it has
-    taken the loss from 1e-11 to 4e-16 in six steps (`burgers_smooth`). Taken from the start, or for good once λ has
-    turned up, it keeps λ decades higher and is slower.
+    taken the loss from 1e-11 to 4e-16 in six steps (`burgers_smooth`). Taken from the start it keeps λ decades higher
+    and is slower; so is taking it for good once λ has turned up, which early steps do too.
     """
 
     start: float = 1.0

@@ -29,7 +29,8 @@ class Sampler(eqx.Module):
     def __init_subclass__(cls, **options: Any):
         super().__init_subclass__(**options)
         if "sample" in vars(cls) and "holds" not in vars(cls):
-            cls.holds = property(lambda self: 1)  # what a parent says is about its own `sample`
+            # What a parent says is about its own `sample`.
+            cls.holds = property(lambda self: 1)  # pyright: ignore[reportAttributeAccessIssue]
 
     def draw(self, key: RandomKey) -> Batch:
         """A new batch."""
