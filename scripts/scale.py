@@ -2,7 +2,7 @@
 
 Usage::
 
-    python scripts/scale.py            # the sizes that the library promises (about half an hour on two cores)
+    python scripts/scale.py            # the sizes that the library promises (about an hour on two cores)
     python scripts/scale.py --small    # a hundredth of the work
     python scripts/scale.py kernel     # one of the cases; the names are in the table below
 
@@ -29,13 +29,17 @@ LIMIT, SLACK, EXPONENT = 8 * 2**30, 0.25, 1.1
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A method, the width of a network with two hidden layers (n ≈ width²), and a number of rows; small ones too."""
+    """A method, the width of a network with two hidden layers (n ≈ width²), and a number of rows; small ones too.
+
+    Or the widths of the network of `poisson100d`, 0 for its own of 1.3 million parameters, and a number of its points.
+    """
 
     method: Callable
     width: int
     rows: int
     small: tuple[int, int]
     steps: int = 2
+    poisson: bool = False
 
 
 def _kernel(rv):
@@ -50,6 +54,14 @@ def _matrix_free(rv):
     return rv.matrix_free_gauss_newton(iterations=20)
 
 
+def _iterations(rv):
+    return rv.matrix_free_gauss_newton(iterations=10)
+
+
+def _sketched(rv):
+    return rv.sketched_gauss_newton(columns=200)
+
+
 def _fixed_iterations(rv):
     return rv.matrix_free_gauss_newton(rank=8, iterations=5, tolerance=0.0)
 
@@ -61,12 +73,18 @@ MEMORY = {
     "kfac": Case(lambda rv: rv.kfac(), 998, 2_000, (300, 2_000)),
     "ssbroyden": Case(lambda rv: rv.ssbroyden(), 100, 5_000, (70, 2_000), steps=20),
     "lbfgs": Case(lambda rv: rv.lbfgs(), 998, 10_000, (998, 1_000), steps=5),
+    "spring_100d": Case(lambda rv: rv.spring(), 0, 400, (200, 400), poisson=True),
+    "matrix_free_100d": Case(_iterations, 0, 400, (200, 400), poisson=True),
+    "sketched_100d": Case(_sketched, 0, 400, (200, 400), poisson=True),
+    "kfac_100d": Case(lambda rv: rv.kfac(), 0, 400, (200, 400), poisson=True),
 }
 COST = {"parameter": (_parameter, 20, 2), "matrix_free": (_fixed_iterations, 42, 2)}
 
 
-def problem(rv, width: int, rows: int):
-    """u_x = sin(x): a term of first order on fixed points."""
+def problem(rv, width: int, rows: int, *, poisson: bool):
+    """u_x = sin(x), a term of first order on fixed points; or Poisson's equation in a hundred dimensions."""
+    if poisson:
+        return rv.problems.make("poisson100d", points=rows, width=width or None)
     import jax
     import jax.numpy as jnp
 
@@ -88,7 +106,7 @@ def status(name: str) -> int:
     return int(line.split()[1]) * 1024
 
 
-def child(method: Callable, width: int, rows: int, steps: int) -> dict:
+def child(method: Callable, width: int, rows: int, steps: int, *, poisson: bool) -> dict:
     """What one case took: forecast and peak in bytes, seconds a step."""
     import jax
 
@@ -96,21 +114,22 @@ def child(method: Callable, width: int, rows: int, steps: int) -> dict:
     import ravine as rv
 
     optimizer, key = method(rv), jax.random.key(0)
-    rv.train(problem(rv, 4, 50), rv.Phase(optimizer, steps=2), key=key)
+    rv.train(problem(rv, 4, 50, poisson=poisson), rv.Phase(optimizer, steps=2), key=key)
     gc.collect()
     try:  # from here on, the largest size is that of what follows
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     except OSError:
         print("The peak includes the start-up: /proc/self/clear_refs cannot be written.", file=sys.stderr)
     before = status("VmRSS")
-    large = problem(rv, width, rows)
+    large = problem(rv, width, rows, poisson=poisson)
     objective, theta, sampler = large.objective(key)
-    forecast = rv.forecast(optimizer, objective, sampler.init(key).batch)
+    batch = sampler.init(key).batch
+    forecast = rv.forecast(optimizer, objective, batch)
     run = rv.train(large, rv.Phase(optimizer, steps=steps), key=key)
     made = int(run.history["step"][-1])
     return {
         "n": theta.shape[0],
-        "m": rows,
+        "m": objective.size(batch),
         "sentence": str(forecast),
         "forecast": forecast.bytes,
         "peak": status("VmHWM") - before,
@@ -136,7 +155,7 @@ def memory(name: str, *, small: bool) -> bool:
     ratio = found["forecast"] / found["peak"]
     good = found["peak"] <= LIMIT and abs(ratio - 1) <= SLACK and found["finite"]
     print(
-        f"{name:12} n = {found['n']:9,}  m = {found['m']:9,}  forecast {found['forecast'] / 2**30:5.2f} GiB  "
+        f"{name:16} n = {found['n']:9,}  m = {found['m']:9,}  forecast {found['forecast'] / 2**30:5.2f} GiB  "
         f"peak {found['peak'] / 2**30:5.2f} GiB  ratio {ratio:4.2f}  {found['seconds']:8.2f} s/step  "
         f"{'good' if good else 'BAD'}",
         flush=True,
@@ -154,7 +173,7 @@ def cost(name: str, *, small: bool) -> bool:
     exponent = float(np.polyfit(np.log(rows), np.log(seconds), 1)[0])
     good = exponent <= EXPONENT
     each = ", ".join(f"{m:,}: {s:.3f} s" for m, s in zip(rows, seconds, strict=True))
-    print(f"{name:12} n = {found[0]['n']:9,}  {each}: m^{exponent:.2f}  {'good' if good else 'BAD'}", flush=True)
+    print(f"{name:16} n = {found[0]['n']:9,}  {each}: m^{exponent:.2f}  {'good' if good else 'BAD'}", flush=True)
     return good
 
 
@@ -167,8 +186,9 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.child:
         what, name, width, rows = arguments.child
-        method, steps = (MEMORY[name].method, MEMORY[name].steps) if what == "memory" else COST[name][::2]
-        print(json.dumps(child(method, int(width), int(rows), steps)))
+        case = MEMORY[name]
+        method, steps = (case.method, case.steps) if what == "memory" else COST[name][::2]
+        print(json.dumps(child(method, int(width), int(rows), steps, poisson=case.poisson)))
         return
     unknown = set(arguments.cases) - {*MEMORY, "cost"}
     if unknown:

@@ -63,9 +63,17 @@ def test_without_momentum_and_with_damping_it_is_gauss_newton(name, space):
     np.testing.assert_allclose(again, exact, atol=1e-10)
 
 
-@pytest.mark.parametrize("space,solver", [("parameter", "cholesky"), ("kernel", "cholesky"), ("parameter", "qr")])
-def test_two_steps_with_momentum_against_the_paper(space, solver):
-    """ζ = r − βJd, d⁺ = Jᵀ(JJᵀ + λ)⁻¹ζ + βd, and the line −d/√(1 − β²ᵏ)."""
+@pytest.mark.parametrize(
+    "space,solver,longest",
+    [
+        ("parameter", "cholesky", np.inf),
+        ("kernel", "cholesky", np.inf),
+        ("parameter", "qr", np.inf),
+        ("kernel", "cholesky", 0.1),
+    ],
+)
+def test_two_steps_with_momentum_against_the_paper(space, solver, longest):
+    """ζ = r − βJd, d⁺ = Jᵀ(JJᵀ + λ)⁻¹ζ + βd, and the line −d/√(1 − β²ᵏ); d is remembered as it was cut."""
     oracle = case_of("strong").oracle
     jacobian = np.asarray(jax.jit(oracle.jacobian)(oracle.theta))
     residual = np.asarray(oracle.rows(oracle.theta))
@@ -75,8 +83,11 @@ def test_two_steps_with_momentum_against_the_paper(space, solver):
     for k in (1, 2):
         inner = np.linalg.solve(jacobian @ jacobian.T + shift * np.eye(residual.size), residual - beta * jacobian @ d)
         d = jacobian.T @ inner + beta * d
+        length = np.linalg.norm(d) / np.sqrt(1 - beta ** (2 * k))
+        assert length > 0.2
+        d *= min(1, longest / length)
         exact.append(-d / np.sqrt(1 - beta ** (2 * k)))
-    found = two_steps("strong", rv.Spring(beta, 1e-2, space, solver))
+    found = two_steps("strong", rv.Spring(beta, 1e-2, space, solver, longest))
     for a, b in zip(found, exact, strict=False):
         np.testing.assert_allclose(a, b, atol=1e-8 * np.abs(b).max())
     assert int(found[2].count) == 2
@@ -195,3 +206,8 @@ def test_energy_natural_gradient_on_a_ritz_energy_is_newton():
 def test_momentum_outside_the_unit_interval():
     with pytest.raises(ValueError, match=r"momentum is 1\.0"):
         rv.Spring(1.0)
+
+
+def test_steps_of_no_length():
+    with pytest.raises(ValueError, match=r"longest is 0\.0"):
+        rv.Spring(longest=0.0)

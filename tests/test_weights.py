@@ -334,6 +334,26 @@ def test_given_weights_take_the_place_of_the_terms_own():
     np.testing.assert_allclose(one.position.carry.theta, two.position.carry.theta, rtol=1e-13)
 
 
+def test_undamped_gauss_newton_does_not_see_weights():
+    """With as many parameters as rows J d = −r has the same shortest solution however its rows are scaled."""
+    box = rv.Box((-1.0, -1.0), (1.0, 1.0), time=False)
+    network = lambda key: rv.models.MLP(2, "scalar", width=24, depth=1, activation=lambda x: jnp.sin(3 * x), key=key)
+    equation = lambda u, z: rv.laplacian(u, z) + 10 * jnp.exp(z[0])
+    key, steps, gradients = jax.random.key(0), [], []
+    for pde, bc in ((1.0, 1.0), (1e-5, 30.0)):
+        terms = (rv.residual("pde", equation, weight=pde), rv.boundary("bc", 0.0, weight=bc))
+        made = rv.Problem(terms, rv.Sobol(box, pde=5, bc=4), network)
+        objective, theta, sampler = made.objective(key)
+        batch = sampler.init(key).batch
+        optimizer = rv.Optimizer(rv.GaussNewton(acceleration=False, ridge=1e-13), rv.Fixed(1.0))
+        moved, *_ = optimizer.step(objective, theta, optimizer.init(objective, theta), batch, key=key)
+        steps.append(moved - theta)
+        gradients.append(jax.grad(objective)(theta, batch))
+    cosine = jnp.dot(*gradients) / jnp.linalg.norm(gradients[0]) / jnp.linalg.norm(gradients[1])
+    assert cosine < 0.5, "the weights make no difference to first-order methods: choose others"
+    np.testing.assert_allclose(steps[1], steps[0], rtol=0, atol=1e-4 * jnp.linalg.norm(steps[0]))
+
+
 class Broken(Weighting):
     """One weight after three steps."""
 

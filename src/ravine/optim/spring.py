@@ -12,7 +12,7 @@ from ravine.optim.path import Along, Found, Line, Previous
 
 
 class _Momentum(eqx.Module):
-    step: Vector  # d of the last iteration, before the correction of its bias
+    step: Vector  # d of the last iteration, cut, before the correction of its bias
     count: Count
 
 
@@ -24,26 +24,31 @@ class Spring(Direction):
     the step of `GaussNewton`; where λ → 0 that of smallest norm. For losses other than ½‖F‖² the same with ∇L in place
     of Jᵀr.
 
-    **Arguments:** `momentum`, β, between 0 (none) and 1; `ridge`, λ; `space`, `solver`: as in `GaussNewton`.
+    **Arguments:** `momentum`, β, between 0 (none) and 1; `ridge`, λ; `space`, `solver`: as in `GaussNewton`;
+    `longest`: the norm to which a longer step is cut, before it is remembered.
 
-    **Raises:** `ValueError` when the objective has no curvature to use (a bare scalar loss), and for a momentum
-    outside [0, 1).
+    **Raises:** `ValueError` when the objective has no curvature to use (a bare scalar loss), for a momentum outside
+    [0, 1), and for `longest` ≤ 0.
 
     **Cost:** as a step of `GaussNewton` with one trial, and one product with J.
 
     Gil Goldshlager, Nilin Abrahamsen and Lin Lin, *A Kaczmarz-inspired approach to accelerate the optimization of
-    neural network wavefunctions*, J. Comput. Phys. 2024, equation 28 (`Capped` is its equation 33); the correction of
-    the bias is that of Andrés Guzmán-Cordero, Felix Dangel, Gil Goldshlager and Marius Zeinhofer, *Improving energy
-    natural gradient descent through Woodbury, momentum, and randomization*, 2025. Deviation: after a step that failed
-    the memory is dropped.
+    neural network wavefunctions*, J. Comput. Phys. 2024, equations 28 and 33; the correction of the bias is that of
+    Andrés Guzmán-Cordero, Felix Dangel, Gil Goldshlager and Marius Zeinhofer, *Improving energy natural gradient
+    descent through Woodbury, momentum, and randomization*, 2025. Deviations: after a step that failed the memory is
+    dropped, and of one that was cut it is the part that was made. The papers remember the whole of it: far from the
+    solution, where steps are ten times too long, the memory is then ten times what was done, and takes long to undo.
     """
 
     momentum: float = 0.9
     ridge: float = 1e-6
     space: Space = eqx.field(static=True, default="auto")
     solver: Solver = eqx.field(static=True, default="cholesky")
+    longest: float = float("inf")
 
     def __check_init__(self):
+        if isinstance(self.longest, float) and not self.longest > 0:
+            raise ValueError(f"Spring: longest is {self.longest}, but must be positive: the norm that no step exceeds.")
         if isinstance(self.momentum, float) and not 0 <= self.momentum < 1:
             raise ValueError(f"Spring: momentum is {self.momentum}, but must be at least 0 and below 1.")
         if self.solver == "mixed":
@@ -61,7 +66,7 @@ class Spring(Direction):
         self, lin: Linearisation, theta: Vector, state: _Momentum, previous: Previous, *, key: RandomKey
     ) -> tuple[Line, _Momentum]:
         beta = jnp.asarray(self.momentum, theta.dtype)
-        before = jnp.where(previous.failed, 0, beta) * state.step
+        before = jnp.where(previous.failed, 0, beta * state.step)
         count = jnp.where(previous.failed, 0, state.count) + 1
         path, _ = self._plain(lin, theta, None, previous, key=key)
         assert isinstance(path, Damped)  # there is no ridge
@@ -69,8 +74,10 @@ class Spring(Direction):
         right = lin.grad - lin.vjp(rows), lin.residual - rows if lin.objective.has_residuals else None
         found = before + path.solve(jnp.asarray(self.ridge, theta.dtype), *right)
         corrected = -found / jnp.sqrt(1 - beta ** (2 * count.astype(theta.dtype)))
+        length = jnp.linalg.norm(corrected)
+        share = jnp.minimum(1, self.longest / jnp.where(length > 0, length, 1))
         work = path.work + path.trial + Work(products=1)
-        return Line(corrected, lin.grad, work), _Momentum(found, count)
+        return Line(share * corrected, lin.grad, work), _Momentum(share * found, count)
 
 
 class Capped(Search):

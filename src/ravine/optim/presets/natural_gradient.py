@@ -5,6 +5,7 @@ from ravine.optim.gauss_newton import GaussNewton, Solver, Space
 from ravine.optim.optimizer import Optimizer
 from ravine.optim.presets._method import Method, catalogue
 from ravine.optim.presets.first_order import Rate
+from ravine.optim.search import Fixed
 from ravine.optim.sketched import Digits, Factorisation, Probe, Sketched, Truncated
 from ravine.optim.spring import Capped, Spring
 
@@ -26,7 +27,7 @@ def spring(
     rate: Rate = 1.0, *, momentum: float = 0.9, ridge: float = 1e-5, longest: float = 1.0, space: Space = "auto"
 ) -> Optimizer:
     """SPRING: natural gradient with momentum along what the points do not decide. Made for points drawn every step."""
-    return Optimizer(Spring(momentum, ridge, space), Capped(rate, longest))
+    return Optimizer(Spring(momentum, ridge, space, longest=longest), Fixed(rate))
 
 
 def anagram(
