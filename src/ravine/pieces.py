@@ -7,17 +7,18 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.flatten_util import ravel_pytree
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ravine._types import Any, Array, Float, Matrix, Model, PyTree, Scalar, Square, Vector
 from ravine.blocks import automatic, block_map, block_sum, cut, share_out, whole_multiple
 from ravine.constraints import plain
 from ravine.layout import Layout
-from ravine.linalg import one_by_one_eigh
+from ravine.linalg import one_by_one_eigh, symmetric_product
 from ravine.terms import Term, squared
 
 # Bytes of Jacobian rows that are held at once for a Gramian, and for a kernel, where two blocks of rows meet.
 HELD, HELD_FOR_KERNEL = 2**28, 2**30
+STRIPS = 4  # blocks of rows that each device multiplies by others, of a kernel whose rows are stored
 
 
 @eqx.filter_jit(inline=True)  # pyright: ignore[reportCallIssue]  (its overloads leave out what it passes on)
@@ -198,6 +199,41 @@ class Piece(eqx.Module):
         blocks = cut(self.points, self.weights, min(self.count, self.held(theta, most)))
         one = lambda number: rows(*jax.tree.map(lambda leaf: leaf[number], blocks))
         return one, blocks[1].shape[0], self.count * width
+
+
+def stored_kernel(jacobian: Matrix, mesh: Mesh | None) -> Square:
+    """JJᵀ of rows that are stored; the devices of the mesh share the pairs of blocks out.
+
+    Of B blocks on a circle each is multiplied by itself and the B/2 that follow, so that all devices have equally much
+    to do. **Cost:** (1 + 2/B) m²n flops for J of shape (m, n), with B = `STRIPS` for each device, which holds all of J.
+    """
+    if mesh is None:
+        return symmetric_product(jacobian)
+    axis, count = mesh.axis_names[0], STRIPS * mesh.size
+    rows, half = jacobian.shape[0], count // 2
+    size = whole_multiple(rows, 8 * count) // count
+
+    def share(padded):
+        block = lambda i: lax.dynamic_slice_in_dim(padded, i % count * size, size)
+        first = lax.axis_index(axis) * STRIPS
+
+        def strip(i):
+            left = block(first + i)
+            products = [
+                jnp.matmul(left, block(first + i + s).T, precision=lax.Precision.HIGHEST) for s in range(half + 1)
+            ]
+            return jnp.stack(products)
+
+        return jnp.stack([strip(i) for i in range(STRIPS)])
+
+    whole, own = PartitionSpec(), PartitionSpec(axis)
+    spread = jax.shard_map(share, mesh=mesh, in_specs=whole, out_specs=own, check_vma=False)
+    found = spread(jnp.pad(jacobian, ((0, count * size - rows), (0, 0))))  # [i, s]: block i times block i + s
+    found = lax.with_sharding_constraint(found, NamedSharding(mesh, whole))
+    order = range(count)
+    ahead = lambda i, j: (j - i) % count
+    block = lambda i, j: found[i, ahead(i, j)] if ahead(i, j) <= half else found[j, ahead(j, i)].T
+    return jnp.block([[block(i, j) for j in order] for i in order])[:rows, :rows]
 
 
 def blocked_kernel(pieces: list[Piece], theta: Vector, mesh: Mesh | None, *, most: int = HELD_FOR_KERNEL) -> Square:
