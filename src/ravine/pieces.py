@@ -201,7 +201,7 @@ class Piece(eqx.Module):
         return one, blocks[1].shape[0], self.count * width
 
 
-def stored_kernel(jacobian: Matrix, mesh: Mesh | None) -> Square:
+def stored_kernel(jacobian: Float[Array, "m n"], mesh: Mesh | None) -> Float[Array, "m m"]:
     """JJᵀ of rows that are stored; the devices of the mesh share the pairs of blocks out.
 
     Of B blocks on a circle each is multiplied by itself and the B/2 that follow, so that all devices have equally much
@@ -215,25 +215,20 @@ def stored_kernel(jacobian: Matrix, mesh: Mesh | None) -> Square:
 
     def share(padded):
         block = lambda i: lax.dynamic_slice_in_dim(padded, i % count * size, size)
-        first = lax.axis_index(axis) * STRIPS
-
-        def strip(i):
-            left = block(first + i)
-            products = [
-                jnp.matmul(left, block(first + i + s).T, precision=lax.Precision.HIGHEST) for s in range(half + 1)
-            ]
-            return jnp.stack(products)
-
-        return jnp.stack([strip(i) for i in range(STRIPS)])
+        product = lambda i, j: jnp.matmul(block(i), block(j).T, precision=lax.Precision.HIGHEST)
+        mine = lax.axis_index(axis) * STRIPS + jnp.arange(STRIPS)
+        return lax.map(lambda i: lax.map(lambda ahead: product(i, i + ahead), jnp.arange(half + 1)), mine)
 
     whole, own = PartitionSpec(), PartitionSpec(axis)
     spread = jax.shard_map(share, mesh=mesh, in_specs=whole, out_specs=own, check_vma=False)
     found = spread(jnp.pad(jacobian, ((0, count * size - rows), (0, 0))))  # [i, s]: block i times block i + s
     found = lax.with_sharding_constraint(found, NamedSharding(mesh, whole))
-    order = range(count)
-    ahead = lambda i, j: (j - i) % count
-    block = lambda i, j: found[i, ahead(i, j)] if ahead(i, j) <= half else found[j, ahead(j, i)].T
-    return jnp.block([[block(i, j) for j in order] for i in order])[:rows, :rows]
+    i, j = jnp.arange(count)[:, None], jnp.arange(count)[None, :]
+    ahead = (j - i) % count
+    here = (ahead < half) | ((ahead == half) & (i < j))  # opposite blocks were multiplied by both
+    tiles = found[i, jnp.minimum(ahead, half)]
+    tiles = jnp.where(here[:, :, None, None], tiles, tiles.transpose(1, 0, 3, 2))
+    return tiles.transpose(0, 2, 1, 3).reshape(count * size, -1)[:rows, :rows]
 
 
 def blocked_kernel(pieces: list[Piece], theta: Vector, mesh: Mesh | None, *, most: int = HELD_FOR_KERNEL) -> Square:
