@@ -12,7 +12,8 @@ import pytest
 import cases
 import ravine as rv
 from ravine.optim.path import Along, Previous
-from ravine.optim.sketched import BLOCK, WAVES, Cosine, Spectrum, sketched_rows
+from ravine.optim.sketched import Spectrum
+from ravine.optim.sketches import BLOCK, WAVES, Cosine, sketched_rows
 
 NOTHING = Previous(jnp.zeros(1), None, None, jnp.zeros(()), jnp.array(False), jnp.int32(0))
 
@@ -330,14 +331,10 @@ def test_best_probe_is_taken_while_the_damping_rises():
 
 
 def test_sketched_gauss_newton_solves_poisson():
-    """With a quarter of the parameters in the sketch and points fixed, to six digits: in the median of five starts.
-
-    How fast a single one gets there is chance, which the rounding of another processor decides anew.
-    """
+    """With a quarter of the parameters in the sketch and points fixed, to nine digits, as from seven other starts."""
     problem = rv.problems.make("poisson1d", points=64, width=10, depth=2)
-    phase = rv.Phase(rv.sketched_gauss_newton(columns=40), steps=400)
-    errors = [rv.train(problem, phase, key=jax.random.key(seed)).error for seed in (7, 0, 1, 2, 3)]
-    assert np.median(errors) < 1e-6, errors
+    run = rv.train(problem, rv.Phase(rv.sketched_gauss_newton(columns=40), steps=80), key=cases.KEY)
+    assert run.error < 1e-9, run.summary()
 
 
 @pytest.mark.parametrize("method", ["sketched_gauss_newton", "anagram", "spring", "energy_natural_gradient"])

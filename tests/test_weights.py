@@ -339,13 +339,13 @@ def test_undamped_gauss_newton_does_not_see_weights():
     box = rv.Box((-1.0, -1.0), (1.0, 1.0), time=False)
     network = lambda key: rv.models.MLP(2, "scalar", width=24, depth=1, activation=lambda x: jnp.sin(3 * x), key=key)
     equation = lambda u, z: rv.laplacian(u, z) + 10 * jnp.exp(z[0])
+    optimizer = rv.Optimizer(rv.GaussNewton(acceleration=False, ridge=1e-13), rv.Fixed(1.0))
     key, steps, gradients = jax.random.key(0), [], []
     for pde, bc in ((1.0, 1.0), (1e-5, 30.0)):
         terms = (rv.residual("pde", equation, weight=pde), rv.boundary("bc", 0.0, weight=bc))
         made = rv.Problem(terms, rv.Sobol(box, pde=5, bc=4), network)
         objective, theta, sampler = made.objective(key)
         batch = sampler.init(key).batch
-        optimizer = rv.Optimizer(rv.GaussNewton(acceleration=False, ridge=1e-13), rv.Fixed(1.0))
         moved, *_ = optimizer.step(objective, theta, optimizer.init(objective, theta), batch, key=key)
         steps.append(moved - theta)
         gradients.append(jax.grad(objective)(theta, batch))

@@ -19,8 +19,8 @@ from jax.sharding import Mesh
 from ravine._types import Array, Batch, Float, Matrix, Model, PyTree, Rows, Scalar, Square, Vector
 from ravine.constraints import constrained, partition, plain
 from ravine.layout import Layout
-from ravine.linalg import gram
-from ravine.pieces import Piece, blocked_kernel, stored_kernel
+from ravine.linalg import gram, symmetric_product
+from ravine.pieces import Piece, blocked_kernel
 from ravine.terms import Term, Weighted, identity, points_of, squared
 
 # Bytes up to which a Jacobian is stored whole when only its kernel is wanted.
@@ -378,7 +378,7 @@ class Linearisation:
     @functools.cached_property
     def _kernel(self) -> Square:
         if self.rows * self.theta.shape[0] * self.theta.dtype.itemsize <= STORED:
-            return stored_kernel(self.jacobian(), self.objective.mesh)
+            return symmetric_product(self.jacobian())
         return blocked_kernel(self._pieces, self.theta, self.objective.mesh)
 
     def kernel(self) -> Square:

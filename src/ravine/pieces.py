@@ -7,18 +7,17 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.flatten_util import ravel_pytree
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, PartitionSpec
 
 from ravine._types import Any, Array, Float, Matrix, Model, PyTree, Scalar, Square, Vector
 from ravine.blocks import automatic, block_map, block_sum, cut, share_out, whole_multiple
 from ravine.constraints import plain
 from ravine.layout import Layout
-from ravine.linalg import one_by_one_eigh, symmetric_product
+from ravine.linalg import one_by_one_eigh
 from ravine.terms import Term, squared
 
 # Bytes of Jacobian rows that are held at once for a Gramian, and for a kernel, where two blocks of rows meet.
 HELD, HELD_FOR_KERNEL = 2**28, 2**30
-STRIPS = 4  # blocks of rows that each device multiplies by others, of a kernel whose rows are stored
 
 
 @eqx.filter_jit(inline=True)  # pyright: ignore[reportCallIssue]  (its overloads leave out what it passes on)
@@ -199,36 +198,6 @@ class Piece(eqx.Module):
         blocks = cut(self.points, self.weights, min(self.count, self.held(theta, most)))
         one = lambda number: rows(*jax.tree.map(lambda leaf: leaf[number], blocks))
         return one, blocks[1].shape[0], self.count * width
-
-
-def stored_kernel(jacobian: Float[Array, "m n"], mesh: Mesh | None) -> Float[Array, "m m"]:
-    """JJᵀ of rows that are stored; the devices of the mesh share the pairs of blocks out.
-
-    Of B blocks on a circle each is multiplied by itself and the B/2 that follow, so that all devices have equally much
-    to do. **Cost:** (1 + 2/B) m²n flops for J of shape (m, n), with B = `STRIPS` for each device, which holds all of J.
-    """
-    if mesh is None:
-        return symmetric_product(jacobian)
-    axis, count = mesh.axis_names[0], STRIPS * mesh.size
-    rows, half = jacobian.shape[0], count // 2
-    size = whole_multiple(rows, 8 * count) // count
-
-    def share(padded):
-        block = lambda i: lax.dynamic_slice_in_dim(padded, i % count * size, size)
-        product = lambda i, j: jnp.matmul(block(i), block(j).T, precision=lax.Precision.HIGHEST)
-        mine = lax.axis_index(axis) * STRIPS + jnp.arange(STRIPS)
-        return lax.map(lambda i: lax.map(lambda ahead: product(i, i + ahead), jnp.arange(half + 1)), mine)
-
-    whole, own = PartitionSpec(), PartitionSpec(axis)
-    spread = jax.shard_map(share, mesh=mesh, in_specs=whole, out_specs=own, check_vma=False)
-    found = spread(jnp.pad(jacobian, ((0, count * size - rows), (0, 0))))  # [i, s]: block i times block i + s
-    found = lax.with_sharding_constraint(found, NamedSharding(mesh, whole))
-    i, j = jnp.arange(count)[:, None], jnp.arange(count)[None, :]
-    ahead = (j - i) % count
-    here = (ahead < half) | ((ahead == half) & (i < j))  # opposite blocks were multiplied by both
-    tiles = found[i, jnp.minimum(ahead, half)]
-    tiles = jnp.where(here[:, :, None, None], tiles, tiles.transpose(1, 0, 3, 2))
-    return tiles.transpose(0, 2, 1, 3).reshape(count * size, -1)[:rows, :rows]
 
 
 def blocked_kernel(pieces: list[Piece], theta: Vector, mesh: Mesh | None, *, most: int = HELD_FOR_KERNEL) -> Square:

@@ -36,8 +36,8 @@ class Spring(Direction):
     neural network wavefunctions*, J. Comput. Phys. 2024, equations 28 and 33; the correction of the bias is that of
     Andrés Guzmán-Cordero, Felix Dangel, Gil Goldshlager and Marius Zeinhofer, *Improving energy natural gradient
     descent through Woodbury, momentum, and randomization*, 2025. Deviations: after a step that failed the memory is
-    dropped, and of one that was cut it is the part that was made. The papers remember the whole of it: far from the
-    solution, where steps are ten times too long, the memory is then ten times what was done, and takes long to undo.
+    dropped, and of one that was cut it is the part that was made. The papers remember the whole of it, which far from
+    the solution is much more than was done.
     """
 
     momentum: float = 0.9
