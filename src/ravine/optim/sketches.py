@@ -1,4 +1,4 @@
-"""Sketches of a Jacobian, block by block: a cosine transform from the right (`Cosine`), count sketches from the left."""
+"""Sketches of a Jacobian, block by block: a cosine transform from the right, count sketches from the left."""
 
 import dataclasses
 
