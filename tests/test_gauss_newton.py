@@ -11,7 +11,16 @@ import pytest
 import cases
 import oracles
 import ravine as rv
-from ravine.linalg import damped_qr, gram, shifted_cholesky, solve_cholesky, solve_qr, symmetric_product
+import ravine.linalg.dense as products
+from ravine.linalg import (
+    damped_qr,
+    gram,
+    product_of_rows,
+    shifted_cholesky,
+    solve_cholesky,
+    solve_qr,
+    symmetric_product,
+)
 from ravine.optim.path import Previous
 
 NOTHING = Previous(jnp.zeros(1), None, None, jnp.zeros(()), jnp.array(False), jnp.int32(0))
@@ -155,6 +164,22 @@ def test_products_with_the_transpose(rows):
     for found in (symmetric_product(jnp.asarray(matrix)), jax.jit(gram)(jnp.asarray(matrix.T))):
         np.testing.assert_allclose(found, exact, atol=1e-12 * np.abs(exact).max())
         np.testing.assert_array_equal(np.tril(found, -200), np.triu(found, 200).T)
+
+
+@pytest.mark.parametrize("columns", [99, 100, 200, 207])
+def test_products_of_long_rows_are_summed_over_panels(monkeypatch, columns):
+    """With none, one and several whole panels of 50 columns, and with a remainder or none."""
+    monkeypatch.setattr(products, "PANEL", 50)
+    rng = np.random.default_rng(columns)
+    left, right = rng.normal(size=(300, columns)), rng.normal(size=(7, columns))
+    np.testing.assert_allclose(symmetric_product(jnp.asarray(left)), left @ left.T, rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(product_of_rows(jnp.asarray(left), jnp.asarray(right)), left @ right.T, atol=1e-12)
+
+
+def test_a_kernel_of_long_rows_takes_no_copy_of_them():
+    rows = jax.ShapeDtypeStruct((200, 8 * products.PANEL), float)
+    analysis = jax.jit(lambda a: symmetric_product(jnp.sin(a))).lower(rows).compile().memory_analysis()
+    assert analysis.temp_size_in_bytes < 1.5 * 8 * 200 * 8 * products.PANEL
 
 
 def test_shifted_cholesky_of_a_definite_matrix():

@@ -15,6 +15,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ravine._types import Array, PyTree
@@ -23,11 +24,71 @@ from ravine._types import Array, PyTree
 # the cache. Measured on two cores (value and gradient of Burgers, float64): 750 points a device are a tenth faster
 # whole than in two blocks; 5,000 take 5.8 ms in blocks of 320, 7.4 ms in blocks of 640 and 9.0 ms whole.
 WHOLE, BLOCK = 2048, 320
+# Bytes that the values of one block may take by `footprint`, on one device: a gradient holds about three times as much.
+ROOM = 2**29
 
 
-def automatic(count: int) -> int:
-    """How many of `count` points to evaluate at once."""
-    return count if count <= WHOLE else BLOCK
+def automatic(count: int, each: int = 0) -> int:
+    """How many of `count` points to evaluate at once, when each takes `each` bytes."""
+    block = count if count <= WHOLE else BLOCK
+    return max(1, min(block, ROOM // each)) if each else block
+
+
+def footprint(function: Callable, shared: PyTree, point: PyTree) -> int:
+    """Bytes of all values between a point and `function(shared, point)`: about what reverse mode keeps of them.
+
+    What depends on `shared` alone is not counted, as it is there once for all points; a loop of unknown length counts
+    as one turn. **Cost:** a trace.
+
+    ```python
+    >>> import jax.numpy as jnp
+    >>> from ravine.blocks import footprint
+    >>> footprint(lambda a, x: jnp.sin((a.T + a) @ x), jnp.eye(3), jnp.ones(3)) // jnp.ones(3).nbytes
+    2
+
+    ```
+    """
+    closed = jax.make_jaxpr(function)(shared, point)
+    own = len(jax.tree.leaves(point))
+    return _values(closed.jaxpr, [False] * (len(closed.jaxpr.invars) - own) + [True] * own)[0]
+
+
+def _values(jaxpr: Jaxpr, varies: list[bool]) -> tuple[int, list[bool]]:
+    """Bytes of the values that depend on the inputs that vary, and which of the results do."""
+    varying = {var for var, whether in zip(jaxpr.invars, varies, strict=True) if whether}
+    depends = lambda atom: not isinstance(atom, Literal) and atom in varying
+    total = 0
+    for eqn in jaxpr.eqns:
+        which = [depends(atom) for atom in eqn.invars]
+        if not any(which):
+            continue
+        size = sum(bytes_of(var.aval) for var in eqn.outvars)
+        within = [inner for inner in jax.tree.leaves(list(eqn.params.values()), is_leaf=_is_jaxpr) if _is_jaxpr(inner)]
+        results = [True] * len(eqn.outvars)
+        if within:
+            bodies = [inner.jaxpr if isinstance(inner, ClosedJaxpr) else inner for inner in within]
+            turns = eqn.params["length"] if eqn.primitive.name == "scan" else 1
+            fits = len(bodies) == 1 and len(bodies[0].invars) == len(which)
+            found = [_values(body, which if fits else [True] * len(body.invars)) for body in bodies]
+            size = turns * max(bytes_ for bytes_, _ in found)
+            if fits and turns == 1 and len(found[0][1]) == len(results):
+                results = found[0][1]
+        total += size
+        varying |= {var for var, whether in zip(eqn.outvars, results, strict=True) if whether}
+    return total, [depends(atom) for atom in jaxpr.outvars]
+
+
+def bytes_of(aval: Any) -> int:
+    """Bytes of an array with this shape and type; of a random key, those of two words."""
+    dtype = getattr(aval, "dtype", None)
+    if dtype is None:
+        return 0
+    size = 8 if jnp.issubdtype(dtype, jax.dtypes.extended) else dtype.itemsize
+    return math.prod(aval.shape) * size
+
+
+def _is_jaxpr(value) -> bool:
+    return isinstance(value, (Jaxpr, ClosedJaxpr))
 
 
 def whole_multiple(count: int, unit: int) -> int:

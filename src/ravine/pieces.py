@@ -9,11 +9,11 @@ from jax import lax
 from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, PartitionSpec
 
-from ravine._types import Any, Array, Float, Matrix, Model, PyTree, Scalar, Square, Vector
-from ravine.blocks import automatic, block_map, block_sum, cut, share_out, whole_multiple
+from ravine._types import Any, Array, Float, Matrix, Model, PyTree, Scalar, Vector
+from ravine.blocks import automatic, block_map, block_sum, cut, footprint, share_out, whole_multiple
 from ravine.constraints import plain
 from ravine.layout import Layout
-from ravine.linalg import one_by_one_eigh
+from ravine.linalg import one_by_one_eigh, product_of_rows
 from ravine.terms import Term, squared
 
 # Bytes of Jacobian rows that are held at once for a Gramian, and for a kernel, where two blocks of rows meet.
@@ -113,8 +113,14 @@ class Piece(eqx.Module):
         return jax.tree.map(lambda leaf: leaf[: self.count * (leaf.shape[0] // padded)], out)
 
     def _blocks(self, weights, most: int | None = None) -> int:
-        chosen = automatic(weights.shape[0]) if self.block is None else self.block
+        chosen = automatic(weights.shape[0], self._footprint()) if self.block is None else self.block
         return chosen if most is None else max(1, min(chosen, most))
+
+    def _footprint(self) -> int:
+        """Bytes of the values on the way to the features of one point."""
+        shape = lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype)
+        theta = jax.ShapeDtypeStruct((self.layout.size,), self.layout.dtype)
+        return footprint(self.flat, jax.eval_shape(self.layout.split, theta), jax.tree.map(shape, self.points))
 
     # --------------------------------------------------------------------------------------------- whitened rows
 
@@ -196,11 +202,17 @@ class Piece(eqx.Module):
         if self.term.whole:
             return lambda number: rows(self.points, self.weights), 1, width
         blocks = cut(self.points, self.weights, min(self.count, self.held(theta, most)))
-        one = lambda number: rows(*jax.tree.map(lambda leaf: leaf[number], blocks))
+
+        def one(number) -> Matrix:
+            points, weights = jax.tree.map(lambda leaf: leaf[number], blocks)
+            return block_map(rows, points, weights, self._blocks(weights))
+
         return one, blocks[1].shape[0], self.count * width
 
 
-def blocked_kernel(pieces: list[Piece], theta: Vector, mesh: Mesh | None, *, most: int = HELD_FOR_KERNEL) -> Square:
+def blocked_kernel(
+    pieces: list[Piece], theta: Vector, mesh: Mesh | None, *, most: int = HELD_FOR_KERNEL
+) -> Float[Array, "m m"]:
     """JJᵀ without J: every pair of blocks of rows is multiplied once, and the rows are computed anew for it.
 
     **Cost:** m²n flops, and half as many Jacobians as there are blocks; memory for the result and two to four blocks.
@@ -230,7 +242,9 @@ def blocked_kernel(pieces: list[Piece], theta: Vector, mesh: Mesh | None, *, mos
     return jnp.block([[below[i][j] if j <= i else below[j][i].T for j in order] for i in order])
 
 
-def _pairs(left: Piece, right: Piece, theta: Vector, most: int, device, devices: int, *, same: bool) -> Matrix:
+def _pairs(
+    left: Piece, right: Piece, theta: Vector, most: int, device, devices: int, *, same: bool
+) -> Float[Array, "m k"]:
     """The block of JJᵀ between the rows of two pieces, as far as it is this device's to compute; zero elsewhere."""
     (rows, number, m), (others, count, k) = left.row_blocks(theta, most), right.row_blocks(theta, most)
 
@@ -243,7 +257,7 @@ def _pairs(left: Piece, right: Piece, theta: Vector, most: int, device, devices:
 
         def work():
             block = rows(i)
-            product = lambda j: jnp.matmul(block, others(j).T, precision=lax.Precision.HIGHEST)
+            product = lambda j: product_of_rows(block, others(j))
             return lax.map(lambda j: lax.cond(j <= i, product, nothing, j) if same else product(j), jnp.arange(count))
 
         return lax.cond(mine, work, lambda: jnp.zeros((count, *shapes), theta.dtype))

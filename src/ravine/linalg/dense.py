@@ -1,5 +1,7 @@
 """Dense symmetric positive (semi)definite systems, inside `jit`."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -7,6 +9,10 @@ from jax.core import Tracer
 from jax.experimental.layout import Layout, with_layout_constraint
 
 from ravine._types import Array, Count, Float, Matrix, Rows, Scalar, Square, Vector
+
+# Columns that are multiplied at once. Longer rows take copies: 100 rows of 1.3 million columns times as many others,
+# 1 GiB each, made a process grow by another 1.3 GiB.
+PANEL = 2**14
 
 
 @jax.custom_batching.sequential_vmap
@@ -112,7 +118,7 @@ def symmetric_product(matrix: Matrix, *, blocks: int = 3) -> Float[Array, "m m"]
     """A Aᵀ: each block off the diagonal is multiplied once and copied to its mirror place.
 
     **Cost:** (1 + 1/blocks) m²n flops for A of shape (m, n), where a plain product takes 2m²n; more blocks are smaller
-    products, and save less time than flops.
+    products, and save less time than flops. Memory: that of the result, and a few `PANEL` columns of A.
 
     ```python
     >>> import jax.numpy as jnp
@@ -122,6 +128,35 @@ def symmetric_product(matrix: Matrix, *, blocks: int = 3) -> Float[Array, "m m"]
 
     ```
     """
+    return _by_panels(lambda panel: _symmetric(panel, blocks), matrix)
+
+
+def product_of_rows(left: Matrix, right: Float[Array, "k n"]) -> Float[Array, "m k"]:
+    """A Bᵀ. **Cost:** 2mkn flops for A of shape (m, n), B of shape (k, n); memory for the result and a few columns.
+
+    ```python
+    >>> import jax.numpy as jnp
+    >>> from ravine.linalg import product_of_rows
+    >>> product_of_rows(jnp.array([[1.0, 2.0]]), jnp.array([[3.0, 4.0], [0.0, 1.0]])).tolist()
+    [[11.0, 2.0]]
+
+    ```
+    """
+    return _by_panels(lambda left, right: _product(left, right.T), left, right)
+
+
+def _by_panels(product: Callable[..., Array], *matrices: Array) -> Array:
+    """The sum of `product` over panels of columns. The product of long rows at once takes copies of them all."""
+    columns = matrices[0].shape[1]
+    count = columns // PANEL
+    if count < 2:
+        return product(*matrices)
+    panel = lambda i: product(*(lax.dynamic_slice_in_dim(each, i * PANEL, PANEL, axis=1) for each in matrices))
+    rest = product(*(each[:, count * PANEL :] for each in matrices)) if columns % PANEL else panel(0)
+    return lax.fori_loop(0 if columns % PANEL else 1, count, lambda i, total: total + panel(i), rest)
+
+
+def _symmetric(matrix: Matrix, blocks: int) -> Float[Array, "m m"]:
     rows = matrix.shape[0]
     if rows < 64 * blocks:
         return _product(matrix, matrix.T)

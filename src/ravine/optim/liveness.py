@@ -7,13 +7,12 @@ where it is made to where it is last used.
 
 import dataclasses
 import itertools
-import math
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 from jax.extend.core import Jaxpr, Literal
+
+from ravine.blocks import bytes_of
 
 # Primitives that are another way to look at their operand.
 _VIEWS = {
@@ -72,7 +71,7 @@ class _Graph:
     def _new(self, aval) -> int:
         number = next(self._numbers)
         self.shapes[number] = tuple(getattr(aval, "shape", ()))
-        self.bytes[number] = _bytes(aval)
+        self.bytes[number] = bytes_of(aval)
         return number
 
     def _inline(self, jaxpr: Jaxpr, known: dict) -> list[int]:
@@ -102,14 +101,6 @@ class _Graph:
                 self.ops.append(_Op(name, reads, self.seen[same], eqn.params))
             known |= dict(zip(eqn.outvars, self.seen[same], strict=True))
         return [number(atom) for atom in jaxpr.outvars]
-
-
-def _bytes(aval) -> int:
-    dtype = getattr(aval, "dtype", None)
-    if dtype is None:
-        return 0
-    size = 8 if jnp.issubdtype(dtype, jax.dtypes.extended) else dtype.itemsize
-    return math.prod(aval.shape) * size
 
 
 @dataclasses.dataclass(frozen=True)
@@ -286,7 +277,7 @@ def _inner(op: _Op, dying: set[int], root) -> tuple[Peak, set[int]] | None:
     if op.name == "scan":
         body, n, carry = op.params["jaxpr"].jaxpr, op.params["num_consts"], op.params["num_carry"]
         found = peak(body, owned=range(n, n + carry))
-        stacked = [(tuple(var.aval.shape), _bytes(var.aval)) for var in body.outvars[carry:]]
+        stacked = [(tuple(var.aval.shape), bytes_of(var.aval)) for var in body.outvars[carry:]]
         length = op.params["length"]
         stacked = [((length, *shape), length * size) for shape, size in stacked]
         total = found.bytes + sum(size for _, size in stacked)
