@@ -220,11 +220,13 @@ def blocked_kernel(
     """
 
     def all_pairs(device, devices):
-        return [
-            _pairs(left, right, theta, most, device, devices, same=right is left)
-            for i, left in enumerate(pieces)
-            for right in pieces[: i + 1]
-        ]
+        parts, at = [], theta
+        for i, left in enumerate(pieces):
+            for right in pieces[: i + 1]:
+                parts.append(_pairs(left, right, at, most, device, devices, same=right is left))
+                # One after the other: nothing else keeps XLA from making the rows of all pairs before it needs them.
+                at = theta + 0 * parts[-1][0, 0]
+        return parts
 
     if mesh is None:
         parts = all_pairs(0, 1)

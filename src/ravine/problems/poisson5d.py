@@ -25,8 +25,8 @@ def poisson5d(
     """−Δu = π² Σ cos πx_i on (0, 1)⁵, u = Σ cos πx_i on the boundary.
 
     The boundary condition is soft. The network is 64-64-48-48 unless `width` is given. Points are drawn anew every
-    step; below a third as many as parameters, Gauss–Newton steps fit their noise. Reference: exact, at 8,192 Sobol
-    points. Best published relative L2 error seen: 1.7e-7 (SPRING).
+    step; with a tenth as many as parameters, Gauss–Newton steps fit their noise, with a sixth SPRING does not.
+    Reference: exact, at 8,192 Sobol points. Best published relative L2 error seen: 1.7e-7 (SPRING).
     """
     return poisson(
         "poisson5d",
