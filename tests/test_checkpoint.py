@@ -89,6 +89,22 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
+def test_what_meets_a_target_is_what_is_kept(tmp_path):
+    """The last parameters, and not those with the least loss, which others may have."""
+    run = rv.train(FIT, rv.Phase(rv.sgd(8.0), steps=8, every=1), key=KEY)
+    losses = run.history["loss"]
+    assert np.argmin(losses) < len(losses) - 1  # the rate is too large
+    ended = run.ended(rv.Stop.TARGET)
+    save(ended, tmp_path / "run")
+    found = load(tmp_path / "run", problem=FIT, phases=rv.Phase(rv.sgd(8.0), steps=8, every=1))
+    for one in (ended, found):
+        np.testing.assert_array_equal(one.theta, run.position.carry.theta)
+        assert one.loss == losses[-1] > run.loss
+        assert one.summary()["loss"] == losses[-1]
+    np.testing.assert_array_equal(read_theta(tmp_path / "run"), ended.theta)
+    assert float(ended.objective(ended.theta, FIT.sampler.draw(KEY))) == pytest.approx(losses[-1], rel=1e-12)
+
+
 # ----------------------------------------------------------------------------------------------------- round trips
 
 

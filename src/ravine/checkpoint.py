@@ -44,6 +44,7 @@ from ravine.run import (
     leaves,
     make_plan,
     numbers,
+    returned,
     subkeys,
     template,
 )
@@ -297,7 +298,8 @@ def load(path: str | os.PathLike, *, problem: Problem | None = None, phases: Pha
     weighting = numbers(problem.weights, theta.dtype)
     weights = eqx.filter_eval_shape(first_weights, weighting, objective, theta, points.batch, points_key)
     carry = _fill(template(objective, optimizer, theta, points, weights), manifest, arrays, folder)
-    run = Run(objective, carry.best.theta, History(), stop, config, dataclasses.replace(position, carry=carry), problem)
+    position = dataclasses.replace(position, carry=carry)
+    run = Run(objective, returned(carry, stop), History(), stop, config, position, problem)
     if given is None and config["problem"].get("fingerprint") != _fingerprint(run):
         raise RunFolderError(
             f"The run in {folder} was not made from the problem {problem.name!r} as this version of ravine makes it: "
@@ -347,8 +349,9 @@ def read_theta(path: str | os.PathLike) -> np.ndarray:
     **Raises:** `RunFolderError` when the file is missing, damaged, or of a newer format.
     """
     manifest, arrays = _read_state(Path(path))
+    wanted = ".theta" if manifest["stop"] == Stop.TARGET.name else ".best.theta"
     for entry, array in zip(manifest["leaves"], arrays, strict=True):
-        if entry["path"] == ".best.theta":
+        if entry["path"] == wanted:
             return array.view(jnp.dtype(entry["dtype"]))
     raise _damaged(Path(path) / STATE, "it holds no parameters")
 

@@ -112,8 +112,8 @@ class Run:
 
     @property
     def best(self) -> dict[str, Any]:
-        """The history row of `theta`."""
-        return self.history.best
+        """The history row of `theta`: the best, or the last where that met a target."""
+        return self.history.rows[-1] if self.stop is Stop.TARGET else self.history.best
 
     @property
     def loss(self) -> float:
@@ -179,6 +179,10 @@ class Run:
         """The stop reason as a sentence."""
         return self.stop.value
 
+    def ended(self, stop: Stop) -> "Run":
+        """The run with another reason for its end, and the parameters that go with it."""
+        return dataclasses.replace(self, stop=stop, theta=returned(self.position.carry, stop))
+
     def summary(self) -> dict[str, Any]:
         """One line: problem, method, relative_l2, loss, seconds, compile_seconds, steps, evaluations, stop_reason.
 
@@ -239,6 +243,11 @@ class Best(eqx.Module):
         """With `theta` taken into account."""
         taken = score <= self.score + ROUNDING * jnp.where(jnp.isfinite(self.score), jnp.abs(self.score), 0)
         return Best(jnp.where(taken, theta, self.theta), jnp.where(score < self.score, score, self.score))
+
+
+def returned(carry: "Carry", stop: Stop) -> Vector:
+    """The parameters of a run that ended so: the best at any record, or those that met a target."""
+    return carry.theta if stop is Stop.TARGET else carry.best.theta
 
 
 class Carry(eqx.Module):

@@ -44,6 +44,7 @@ from ravine.run import (
     first_weights,
     make_plan,
     numbers,
+    returned,
     subkeys,
     template,
 )
@@ -627,4 +628,4 @@ class _Loop:
         rows = [row for row in self.history.rows if row["step"] <= self.steps]
         # Whoever holds the run may evaluate it without the other processes.
         objective = self.objective if hosts.alone() else self.objective.over(None)
-        return Run(objective, carry.best.theta, History(rows), stop, self.config, position, self.problem)
+        return Run(objective, returned(carry, stop), History(rows), stop, self.config, position, self.problem)

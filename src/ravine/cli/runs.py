@@ -1,6 +1,5 @@
 """Runs as commands make them: with progress, checkpoints, an end by Ctrl-C or by a target, and a report."""
 
-import dataclasses
 import json
 import signal
 import threading
@@ -83,7 +82,7 @@ def carry_out(
         return 130
     reached = run.history.rows[-1].get("error")
     if run.stop is Stop.INTERRUPTED and target is not None and reached is not None and reached <= target:
-        run = dataclasses.replace(run, stop=Stop.TARGET)
+        run = run.ended(Stop.TARGET)
     try:
         run.save(folder)
     except RunFolderError as error:
