@@ -12,7 +12,7 @@ from ravine.linalg.dense import (
 )
 from ravine.linalg.kronecker import Diagonal, kronecker_product, kronecker_sum
 from ravine.linalg.krylov import Solution, conjugate_gradients
-from ravine.linalg.nystrom import Nystrom, nystrom
+from ravine.linalg.nystrom import Nystrom, nystrom, products
 from ravine.linalg.trust import Secular, Truncated, cubic_model, lanczos, steihaug, trust_region
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "nystrom",
     "one_by_one_eigh",
     "product_of_rows",
+    "products",
     "shifted_cholesky",
     "solve_cholesky",
     "solve_qr",

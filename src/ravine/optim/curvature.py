@@ -13,11 +13,11 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from ravine._results import Work
 from ravine._types import Array, Batch, Float, PyTree, RandomKey, Scalar, Square, Vector
 from ravine.blocks import on_first
+from ravine.linalg import products
 from ravine.objective import Linearisation, Objective
 from ravine.optim.path import Previous
 from ravine.terms import Weighted, points_of
@@ -85,7 +85,7 @@ class Hessian(Curvature):
     """∇²L, on the whole batch or on a random `share` of the points of each term, drawn anew at each step.
 
     Terms that see their points together, and the batches of bare losses and residuals, are taken whole.
-    `group` is how many columns of the matrix are made at once, which bounds its memory.
+    `group` is how many columns of the matrix are made at once (see `ravine.linalg.products`).
 
     **Raises:** `ValueError` for a share that is not in (0, 1].
 
@@ -97,7 +97,7 @@ class Hessian(Curvature):
     """
 
     share: float = eqx.field(static=True, default=1.0)
-    group: int = eqx.field(static=True, default=16)
+    group: int = eqx.field(static=True, default=1)
 
     def __check_init__(self):
         if not 0 < self.share <= 1:
@@ -112,7 +112,7 @@ class Hessian(Curvature):
         product = lambda v: lin.anew().hessian_product(v)
 
         def matrix() -> Square:
-            columns = lax.map(product, jnp.eye(size, dtype=dtype), batch_size=min(self.group, size))
+            columns = products(product, jnp.eye(size, dtype=dtype), self.group)
             return (columns + columns.T) / 2
 
         cost = Work(products=2 * size)

@@ -39,7 +39,8 @@ class MatrixFree(Direction):
       η = 0.9 (‖∇L‖/‖∇L before‖)², between 10⁻⁶ and 10⁻¹, and not suddenly much smaller than the last one
       (*Choosing the forcing terms in an inexact Newton method*, SIAM J. Sci. Comput. 1996, equation 2.6).
     - `iterations`: of the inner iteration, at most.
-    - `group`: products taken at once when the preconditioner is made; bounds the memory. Best a divisor of `rank`.
+    - `group`: products taken at once when the preconditioner is made (see `ravine.linalg.products`); best a divisor of
+      `rank`.
 
     **Raises:** `ValueError` when the objective has no curvature to use (a bare scalar loss), and for a rank, refresh or
     number of iterations below one.
@@ -56,7 +57,7 @@ class MatrixFree(Direction):
     refresh: int = eqx.field(static=True, default=10)
     tolerance: float | None = None
     iterations: int = eqx.field(static=True, default=200)
-    group: int = eqx.field(static=True, default=8)
+    group: int = eqx.field(static=True, default=1)
 
     def __check_init__(self):
         for name in ("rank", "refresh", "iterations", "group"):

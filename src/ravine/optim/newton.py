@@ -115,7 +115,8 @@ class NystromNewton(Direction):
 
     **Arguments:** `damping`, μ, absolute; `rank` of the approximation (at most n), drawn anew every `refresh` steps and
     after a failed one; `tolerance` and `iterations` of the inner iteration; `group`, how many products are taken at
-    once for the sketch. Where ∇²L has negative eigenvalues the sketch is that of ∇²L + shift·I, less the shift.
+    once for the sketch (see `ravine.linalg.products`). Where ∇²L has negative eigenvalues the sketch is that of
+    ∇²L + shift·I, less the shift.
 
     **Cost:** about six evaluations and 4·rank·n flops an iteration; `rank` products and 8·rank²·n flops a refresh;
     rank·n numbers are kept.
@@ -129,7 +130,7 @@ class NystromNewton(Direction):
     refresh: int = eqx.field(static=True, default=20)
     tolerance: float = 1e-6
     iterations: int = eqx.field(static=True, default=200)
-    group: int = eqx.field(static=True, default=10)
+    group: int = eqx.field(static=True, default=1)
 
     def __check_init__(self):
         for name in ("rank", "refresh", "iterations", "group"):
