@@ -57,7 +57,7 @@ def products(operator: Callable[[Vector], Vector], vectors: Float[Array, "k n"],
 
 
 def nystrom(
-    operator: Callable[[Vector], Vector], size: int, *, rank: int, key: RandomKey, dtype, group: int = 1
+    operator: Callable[[Vector], Vector], size: int, *, rank: int, key: RandomKey, dtype, group: int = 8
 ) -> Nystrom:
     """The randomised Nyström approximation Â = AΩ (ΩᵀAΩ)⁺ ΩᵀA from a random orthonormal Ω with `rank` columns.
 

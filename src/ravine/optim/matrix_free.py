@@ -57,7 +57,7 @@ class MatrixFree(Direction):
     refresh: int = eqx.field(static=True, default=10)
     tolerance: float | None = None
     iterations: int = eqx.field(static=True, default=200)
-    group: int = eqx.field(static=True, default=1)
+    group: int = eqx.field(static=True, default=8)
 
     def __check_init__(self):
         for name in ("rank", "refresh", "iterations", "group"):

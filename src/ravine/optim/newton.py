@@ -130,7 +130,7 @@ class NystromNewton(Direction):
     refresh: int = eqx.field(static=True, default=20)
     tolerance: float = 1e-6
     iterations: int = eqx.field(static=True, default=200)
-    group: int = eqx.field(static=True, default=1)
+    group: int = eqx.field(static=True, default=10)
 
     def __check_init__(self):
         for name in ("rank", "refresh", "iterations", "group"):
