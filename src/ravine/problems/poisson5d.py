@@ -25,7 +25,7 @@ def poisson5d(
     """−Δu = π² Σ cos πx_i on (0, 1)⁵, u = Σ cos πx_i on the boundary.
 
     The boundary condition is soft. The network is 64-64-48-48 unless `width` is given. Points are drawn anew every
-    step; with a tenth as many as parameters, Gauss–Newton steps fit their noise, with a sixth SPRING does not.
+    step: with 500 of them SPRING fits their noise and stops at 1.5e-4, with 1,600 it goes below 1e-5 in 300 s.
     Reference: exact, at 8,192 Sobol points. Best published relative L2 error seen: 1.7e-7 (SPRING).
     """
     return poisson(
