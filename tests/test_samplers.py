@@ -14,6 +14,7 @@ from scipy.special import erf
 import cases
 import oracles
 import ravine as rv
+from ravine._types import Array
 from ravine.minibatches import permuted
 from ravine.run import subkeys
 from ravine.samplers.adaptive import _morton
@@ -204,6 +205,64 @@ def test_points_move_on_in_a_run_as_step_by_step(every):
             batch, at = bound.sample(at)
             theta, state, _ = method.step(objective, theta, state, batch, key=cases.KEY)
         np.testing.assert_allclose(run.position.carry.theta, theta, rtol=1e-12)
+
+
+class Ambush(rv.Sampler):
+    """One point for each term, 0 for two steps and 1 from then on."""
+
+    terms: tuple[str, ...]
+    holds = 2
+
+    def draw(self, key):
+        return {name: jnp.zeros((1, 1)) for name in self.terms}
+
+    def sample(self, state, score=None):
+        batch = {name: jnp.where(state.count >= 2, 1.0, point) for name, point in state.batch.items()}
+        return batch, type(state)(batch, state.key, state.count + 1)
+
+
+class Pair(eqx.Module):
+    """Two parameters, p at z = 0 and another function of them, steep in p₀, at z = 1."""
+
+    p: Array
+    steepness: float = eqx.field(static=True)
+
+    def __call__(self, z):
+        return jnp.where(z[0] > 0, jnp.stack([self.steepness * self.p[0], self.p[1] - 3.0]), self.p - 1.0)
+
+
+def ambushed(steepness, *, focus=False):
+    """Minimum p = (1, 1) on the first point. On the second the loss there is steepness² + 4, and 9 at the start (0, 0).
+
+    With `focus` there is another term, which is not trained, and large everywhere.
+    """
+    terms = (rv.residual("pde", lambda u, z: u(z)),)
+    focuses = ()
+    if focus:
+        terms = (*terms, rv.residual("other", lambda u, z: 1e9 + u(z)))
+        focuses = (rv.Focus(("pde",), lambda model: model.p),)
+    sampler = Ambush(tuple(term.name for term in terms))
+    model = lambda key: Pair(jnp.zeros(2), steepness)
+    return rv.Problem(terms=terms, sampler=sampler, model=model, focuses=focuses)
+
+
+@pytest.mark.parametrize("focus", [False, True])
+@pytest.mark.parametrize("steepness, undone", [(80.0, False), (1000.0, True)])
+def test_points_that_disprove_a_window_undo_it(steepness, undone, focus):
+    """Ratios of 700 and 1e5: the second goes back to where the window began, and its memory is that of a first step."""
+    problem = ambushed(steepness, focus=focus)
+    carry = lambda steps: rv.train(problem, rv.Phase(rv.bfgs(), steps=steps), key=cases.KEY).position.carry
+    np.testing.assert_allclose(carry(2).theta, 1.0, rtol=1e-9)
+    after = carry(3)
+    np.testing.assert_allclose(after.anchor, 0.0 if undone else 1.0, rtol=1e-9)
+    # One step, down the gradient and one long at most where nothing is remembered.
+    start = np.zeros(2) if undone else np.ones(2)
+    step, gradient = np.asarray(after.theta) - start, np.array([steepness**2 * start[0], start[1] - 3.0])
+    if undone:
+        assert step[0] == 0
+        assert step[1] > 0
+    assert step @ gradient < 0
+    assert bool(after.optimizer.direction.inner.fresh) == undone
 
 
 @pytest.mark.parametrize("every", [1, 3])

@@ -108,6 +108,10 @@ class Within(eqx.Module):
         """As `Optimizer.init`."""
         return self.optimizer.init(self.view(objective, theta), self.view.take(objective, theta))
 
+    def loss(self, objective: Objective, theta: Vector, batch: Batch) -> Array:
+        """As `Optimizer.loss`."""
+        return self.optimizer.loss(self.view(objective, theta), self.view.take(objective, theta), batch)
+
     def step(self, objective: Objective, theta: Vector, state: PyTree, batch: Batch, *, key: RandomKey) -> tuple:
         """As `Optimizer.step`."""
         part = self.view.take(objective, theta)

@@ -255,6 +255,7 @@ class Carry(eqx.Module):
 
     theta: Vector
     safe: Vector  # the last parameters at which the loss was known to be finite
+    anchor: Vector  # those with which the points in use began, or the phase
     optimizer: State
     sampler: SamplerState
     step: Count  # in this phase
@@ -273,6 +274,7 @@ def first_carry(
     zero = jnp.zeros((), theta.dtype)
     info = Info(zero, zero, zero, zero, jnp.int32(0), Work(), jnp.array(True))
     return Carry(
+        theta,
         theta,
         theta,
         optimizer.init(objective, theta),

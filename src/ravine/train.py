@@ -21,7 +21,7 @@ from jax.sharding import AxisType, Mesh
 
 from ravine import hosts
 from ravine._results import Stop, Work
-from ravine._types import Batch, Count, PyTree, RandomKey, Scalar, Vector
+from ravine._types import Array, Batch, Count, PyTree, RandomKey, Scalar, Vector
 from ravine.blocks import everywhere, place
 from ravine.callbacks import Callback, Event, Kind
 from ravine.checkpoint import describe_key, describe_phases, describe_plan, describe_weights
@@ -56,6 +56,9 @@ RECORDS = 200  # records in a phase with a step budget
 RECORD_SECONDS = 1.0  # time between records in a phase without
 ENDS = (Stop.NOT_FINITE, Stop.WEIGHTS, Stop.STATIONARY)  # of the run, not of the phase alone
 RECORD_SHARE = 0.2  # of the time of such a phase that measuring may take
+DISPROVED = (
+    1e3  # times the loss, on new points, of where the last ones began; 200 times is usual with points by residual
+)
 PATIENCE = 3  # failed searches in a row that end a phase
 
 
@@ -208,6 +211,17 @@ def _check_start(objective: Objective, theta: Vector, batch: Batch, value: float
         )
 
 
+def _disproved(objective: Objective, optimizer: Optimizer | Within, c: Carry, batch: Batch) -> Array:
+    """Whether new points disprove what was found on the last ones.
+
+    Between points a network can do what it likes: one steep kink that none of them sees, differentiated four times,
+    costs a run all that it had reached, and the memory of the optimizer that built it leads nowhere else.
+    """
+    loss = lambda theta: optimizer.loss(objective, theta, batch)
+    found, before = lax.map(loss, jnp.stack([c.theta, c.anchor]))
+    return jnp.isfinite(before) & ~(found <= DISPROVED * before)
+
+
 @eqx.filter_jit
 def _advance(
     objective: Objective,
@@ -237,7 +251,16 @@ def _advance(
         # A loop in which the points do not change, so that what depends on them alone is computed before it.
         last = jnp.minimum(until, c.step + holds - c.sampler.count % holds)
         later = lambda one: SamplerState(one.batch, one.key, one.count + 1)
-        start = dataclasses.replace(c, sampler=SamplerState(sampled.batch, sampled.key, c.sampler.count))
+        due = (c.sampler.count > 0) & (c.sampler.count % holds == 0)
+        worse = lax.cond(due, lambda: _disproved(objective, optimizer, c, batch), lambda: jnp.array(False))
+        theta = jnp.where(worse, c.anchor, c.theta)
+        start = dataclasses.replace(
+            c,
+            theta=theta,
+            anchor=jnp.where(due, theta, c.anchor),
+            optimizer=c.optimizer.restarted(worse),
+            sampler=SamplerState(sampled.batch, sampled.key, c.sampler.count),
+        )
         return lax.while_loop(lambda c: again(c) & (c.step < last), lambda c: step(c, batch, later(c.sampler)), start)
 
     def step(c: Carry, batch: Batch, sampled: SamplerState):
@@ -259,6 +282,7 @@ def _advance(
         return Carry(
             theta,
             jnp.where(info.finite & sound, c.theta, c.safe),
+            c.anchor,
             state,
             sampled,
             c.step + 1,

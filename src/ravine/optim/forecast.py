@@ -107,11 +107,11 @@ def forecast(optimizer: Optimizer, objective: Objective, batch: Batch) -> Foreca
         objective, optimizer = eqx.combine(numbers, rest)
 
         def body(carry):
-            count, theta, safe, state = carry
+            count, theta, safe, anchor, state = carry
             theta, state, info = optimizer.step(objective, theta, state, batch, key=_key(count))
-            return count + 1, theta, jnp.where(info.finite, theta, safe), state
+            return count + 1, theta, jnp.where(info.finite, theta, safe), anchor, state
 
-        return lax.while_loop(lambda carry: carry[0] < until, body, (jnp.int32(0), theta, theta, state))
+        return lax.while_loop(lambda carry: carry[0] < until, body, (jnp.int32(0), theta, theta, theta, state))
 
     arrays, static = eqx.partition(state, lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct))
     count = jax.ShapeDtypeStruct((), jnp.int32)

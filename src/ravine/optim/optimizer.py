@@ -1,5 +1,6 @@
 """The step: linearise, bend into a path, choose how far. Every method of this library is this one class."""
 
+import dataclasses
 from typing import Any, ClassVar
 
 import equinox as eqx
@@ -65,6 +66,12 @@ class State(eqx.Module):
     known: Known | None
     failures: Count
 
+    def restarted(self, anew: Array) -> "State":
+        """Where `anew`, as after a failed search: directions drop their memory."""
+        return dataclasses.replace(
+            self, previous=dataclasses.replace(self.previous, failed=self.previous.failed | anew)
+        )
+
 
 class Info(eqx.Module):
     """What a step did. `value` belongs to `theta` after the step where the search evaluated it (`after` is True),
@@ -112,6 +119,10 @@ class Optimizer(eqx.Module):
             known=Known(zero, vector, jnp.zeros((), jnp.uint32)) if grads else None,
             failures=nothing,
         )
+
+    def loss(self, objective: Objective, theta: Vector, batch: Batch) -> Scalar:
+        """What it lowers."""
+        return objective(theta, batch)
 
     def step(
         self, objective: Objective, theta: Vector, state: State, batch: Batch, *, key: RandomKey
