@@ -236,16 +236,18 @@ def test_medians_over_seeds():
 
 
 def test_the_figure_shows_every_curve_twice():
-    results = [result("lbfgs", [1.0, 1e-4, 1e-6]), result("adam", [1.0, np.nan, 1e-2])]
+    results = [result("lbfgs", [1.0, 1e-6, 1e-4]), result("adam", [1.0, np.nan, 1e-2])]
     curves = [
-        plots.Curve(r.method, r.family, r.history["seconds"], compare.work(r.history, 5), r.history["error"])
+        plots.Curve(
+            r.method, r.family, r.history["seconds"], compare.work(r.history, 5), r.history["error"], r.order[1]
+        )
         for r in results
     ]
     figure = plots.comparison(curves, title="title", quantity="relative error")
     left, right = figure.axes
     lines = [line for line in left.get_lines() if len(line.get_xdata()) == 3]
     assert [line.get_label() for line in lines] == ["lbfgs  1.0e-06", "adam  1.0e-02"]
-    np.testing.assert_array_equal(lines[0].get_ydata(), [1.0, 1e-4, 1e-6])
+    np.testing.assert_array_equal(lines[0].get_ydata(), [1.0, 1e-6, 1e-4])
     np.testing.assert_array_equal(lines[0].get_xdata()[1:], [2.0, 4.0])
     work = next(line for line in right.get_lines() if len(line.get_xdata()) == 3)
     np.testing.assert_array_equal(work.get_xdata(), [1.0, 61.0, 122.0])

@@ -303,6 +303,7 @@ def draw(problem: Problem, results: Sequence[Result], path: Path, *, seconds: fl
             seconds=result.history["seconds"],
             work=work(result.history, result.rows),
             values=result.history[column],
+            reached=result.order[1],
         )
         for result in sorted(results, key=lambda r: r.order)
         if result.history is not None

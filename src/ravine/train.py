@@ -76,6 +76,9 @@ def train(
 ) -> Run:
     """Trains a problem's model through the phases and returns the run.
 
+    Where points are redrawn every so many steps, new points may disprove the last steps: if the loss on them is above
+    `DISPROVED` times that of the parameters with which the last points began, training goes on from those.
+
     **Arguments:**
 
     - `phases`: a phase, a list of them, a plan, or a planner such as `ravine.auto(seconds=60)`.

@@ -410,17 +410,18 @@ LABELLED = 36  # names in one column of the legend
 
 @dataclasses.dataclass(frozen=True)
 class Curve:
-    """The way of one method: `values` (errors or losses) against `seconds` and against `work`."""
+    """The way of one method: `values` (errors or losses) against `seconds` and `work`, and the best `reached`."""
 
     label: str
     group: str
     seconds: np.ndarray
     work: np.ndarray
     values: np.ndarray
+    reached: float
 
 
 def comparison(curves: Sequence[Curve], *, title: str, quantity: str) -> Figure:
-    """Every curve against seconds and against work, named in the order given, which should be that of the ends."""
+    """Every curve against seconds and against work, with what it reached; in the order given, which should be that."""
     import matplotlib
 
     styles = _styles(curves)
@@ -437,7 +438,7 @@ def comparison(curves: Sequence[Curve], *, title: str, quantity: str) -> Figure:
                 x = np.maximum(getattr(curve, along), 1 if along == "work" else least)
                 shown = np.where((curve.values > 0) & np.isfinite(curve.values), curve.values, np.nan)
                 # The best lie on top.
-                label = f"{curve.label.replace('_', ' ')}  {_short(float(curve.values[-1]))}"
+                label = f"{curve.label.replace('_', ' ')}  {_short(curve.reached)}"
                 axes.plot(x, shown, **style, zorder=3 + 1 / (number + 1), label=label)
                 axes.plot(x[-1:], shown[-1:], "o", color=style["color"], ms=3.5, zorder=3 + 1 / (number + 1))
             axes.set_xscale("log")
