@@ -151,6 +151,8 @@ def _by_panels(product: Callable[..., Array], *matrices: Array) -> Array:
     count = columns // PANEL
     if count < 2:
         return product(*matrices)
+    # Else XLA looks for the last panel in the parts that the rows are put together of, and makes copies of those.
+    matrices = lax.optimization_barrier(matrices)
     panel = lambda i: product(*(lax.dynamic_slice_in_dim(each, i * PANEL, PANEL, axis=1) for each in matrices))
     rest = product(*(each[:, count * PANEL :] for each in matrices)) if columns % PANEL else panel(0)
     return lax.fori_loop(0 if columns % PANEL else 1, count, lambda i, total: total + panel(i), rest)
