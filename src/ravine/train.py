@@ -56,9 +56,7 @@ RECORDS = 200  # records in a phase with a step budget
 RECORD_SECONDS = 1.0  # time between records in a phase without
 ENDS = (Stop.NOT_FINITE, Stop.WEIGHTS, Stop.STATIONARY)  # of the run, not of the phase alone
 RECORD_SHARE = 0.2  # of the time of such a phase that measuring may take
-DISPROVED = (
-    1e3  # times the loss, on new points, of where the last ones began; 200 times is usual with points by residual
-)
+DISPROVED = 1e3  # times the loss on new points (by residual, up to 200 are usual): see `_disproved`
 PATIENCE = 3  # failed searches in a row that end a phase
 
 
