@@ -36,7 +36,7 @@ CASES = {
     "value_and_grad": Case("burgers-10000", "gradient_ravine", "gradient_plain"),
     "value_and_grad/limit": Case("burgers-10000", "gradient_ravine", "gradient_limit"),
     "adam": Case("burgers", "ravine-adam", "optax-adam"),
-    "adam/10,000 points": Case("burgers-10000", "ravine-adam", "optax-adam"),
+    "adam/10000 points": Case("burgers-10000", "ravine-adam", "optax-adam"),
     "ssbroyden": Case("burgers", "ravine-ssbroyden", "scipy-ssbroyden"),
     "levenberg_marquardt": Case("poisson2d-501", "ravine-levenberg_marquardt", "optimistix-lm"),
     "levenberg_marquardt/memory": Case("poisson2d-501", "memory_ravine", "memory_optimistix", "bytes"),

@@ -1,4 +1,4 @@
-"""Sine and cosine that vectorise; symmetries that hold by construction."""
+"""Symmetries that hold by construction."""
 
 import jax
 import jax.numpy as jnp
@@ -6,27 +6,6 @@ import numpy as np
 import pytest
 
 import ravine as rv
-from ravine.calculus import sincos
-
-
-@pytest.mark.parametrize("scale", [1e-8, 1.0, 30.0, 1e5])
-def test_sine_and_cosine_are_exact_to_rounding(scale):
-    x = np.concatenate([np.linspace(-scale, scale, 4001), np.arange(-8, 9) * np.pi / 4])
-    sin, cos = sincos(jnp.asarray(x))
-    np.testing.assert_allclose(sin, np.sin(x), rtol=0, atol=4e-16)
-    np.testing.assert_allclose(cos, np.cos(x), rtol=0, atol=4e-16)
-
-
-def test_sine_differentiates_as_sine():
-    third = jax.grad(jax.grad(jax.grad(lambda x: sincos(x)[0])))
-    for x in (-3.0, 0.2, 12.0):
-        assert float(third(jnp.asarray(x))) == pytest.approx(-np.cos(x), abs=1e-15)
-
-
-def test_sine_in_float32_is_left_to_the_compiler():
-    x = jnp.linspace(-9, 9, 101, dtype=jnp.float32)
-    assert sincos(x)[0].dtype == jnp.float32
-    np.testing.assert_allclose(sincos(x)[0], np.sin(np.asarray(x)), atol=1e-6)
 
 
 def network(inputs, key=0):

@@ -65,7 +65,8 @@ def _values(jaxpr: Jaxpr, varies: list[bool]) -> tuple[int, list[bool]]:
         size = sum(bytes_of(var.aval) for var in eqn.outvars)
         within = [inner for inner in jax.tree.leaves(list(eqn.params.values()), is_leaf=_is_jaxpr) if _is_jaxpr(inner)]
         results = [True] * len(eqn.outvars)
-        if within:
+        # Of a function that has a rule for its derivative, reverse mode keeps what the rule reads, not what is inside.
+        if within and eqn.primitive.name != "custom_jvp_call":
             bodies = [inner.jaxpr if isinstance(inner, ClosedJaxpr) else inner for inner in within]
             turns = eqn.params["length"] if eqn.primitive.name == "scan" else 1
             fits = len(bodies) == 1 and len(bodies[0].invars) == len(which)

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from ravine._types import Array, Float, Point
+from ravine.elementary import sincos, tanh
 
 Index = int | tuple[int, ...]
 
@@ -201,7 +202,7 @@ def _bell(curve: Curve) -> list[list[Array]]:
 def _derivatives(function: Callable, z: Array, order: int) -> list[Array]:
     """σ(z), σ′(z), … entry by entry: in closed form where one evaluation serves all, else by nested `jvp`."""
     if function is jnp.tanh and order <= 4:
-        s = jnp.tanh(z)
+        s = tanh(z)
         first = 1 - s * s
         closed = [s, first, -2 * s * first, first * (6 * s * s - 2), 8 * s * first * (2 - 3 * s * s)]
         return closed[: order + 1]
@@ -215,53 +216,6 @@ def _derivatives(function: Callable, z: Array, order: int) -> list[Array]:
     for _ in range(order):
         found.append(lambda x, g=found[-1]: jax.jvp(g, (x,), (jnp.ones_like(x),))[1])
     return [g(z) for g in found]
-
-
-@jax.custom_jvp
-def sincos(x: Float[Array, "..."]) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
-    """(sin x, cos x), entry by entry, to 4e-16 for |x| ≤ 10⁵ in float64; other precisions by XLA.
-
-    XLA calls the C library for each float64 sine on a CPU, sixteen times slower than these polynomials, which it
-    vectorises. Reduction by multiples of π/2 in three parts (William Cody and William Waite, *Software Manual for the
-    Elementary Functions*, 1980), Taylor polynomials on [−π/4, π/4], whose remainders are below 1e-17.
-
-    ```python
-    >>> import jax.numpy as jnp
-    >>> from ravine.calculus import sincos
-    >>> [round(float(y), 12) for y in sincos(jnp.array(2.0))]
-    [0.909297426826, -0.416146836547]
-
-    ```
-    """
-    if x.dtype != jnp.float64:
-        return jnp.sin(x), jnp.cos(x)
-    k = jnp.round(x * (2 / math.pi))
-    r = ((x - k * HALF_PI[0]) - k * HALF_PI[1]) - k * HALF_PI[2]
-    square = r * r
-
-    def polynomial(first: int) -> Array:
-        total = jnp.full_like(r, (-1) ** 8 / math.factorial(2 * 8 + first))
-        for power in range(7, -1, -1):
-            total = total * square + (-1) ** power / math.factorial(2 * power + first)
-        return total
-
-    sin, cos = r * polynomial(1), polynomial(0)
-    quadrant = k - 4 * jnp.floor(k / 4)
-    odd = (quadrant == 1) | (quadrant == 3)
-    sine = jnp.where(quadrant >= 2, -1, 1) * jnp.where(odd, cos, sin)
-    cosine = jnp.where((quadrant == 1) | (quadrant == 2), -1, 1) * jnp.where(odd, sin, cos)
-    return sine, cosine
-
-
-# π/2 as a sum of numbers with 33, 33 and 53 bits: products of the first two with whole numbers up to 2²⁰ are exact.
-HALF_PI = (1.5707963267341256, 6.077100506303966e-11, 2.0222662487959506e-21)
-
-
-@sincos.defjvp
-def _sincos_jvp(primals, tangents):
-    (x,), (dx,) = primals, tangents
-    sin, cos = sincos(x)
-    return (sin, cos), (cos * dx, -sin * dx)
 
 
 def _line(z: Point, axis: int, order: int) -> Curve:

@@ -1,6 +1,7 @@
 """Conditions that hold exactly, by construction."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -69,9 +70,11 @@ class Odd(eqx.Module):
 
     def taylor(self, z, curves):
         """See `ravine.taylor`."""
-        reflected = jax.tree.map(self._reflect, curves)
-        here, there = taylor(self.network, z, curves), taylor(self.network, self._reflect(z), reflected)
-        return jax.tree.map(lambda a, b: (a - b) / 2, here, there)
+        # Both as one batch: half as many matrix products, of twice as many rows. Measured on one core: a gradient of
+        # Burgers takes 0.84 of the time, a product with JᵀJ 0.82; rows of the Jacobian take 1.15 times as long.
+        both = jax.tree.map(lambda leaf: jnp.stack([leaf, self._reflect(leaf)]), (z, curves))
+        found = jax.vmap(functools.partial(taylor, self.network))(*both)
+        return jax.tree.map(lambda leaf: (leaf[0] - leaf[1]) / 2, found)
 
 
 @dataclasses.dataclass(frozen=True)
