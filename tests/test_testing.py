@@ -15,6 +15,9 @@ from ravine.testing import check_optimizer
 # The first gradients leave SOAP's factors singular, so that rounding chooses the rest of its basis, on which its steps
 # depend.
 UNORDERED = ("soap",)
+# An eigenvalue σ² of JᵀJ is known to rounding times σ₁²: cut off at 1e-6, the curve fit keeps σ = 2e-6 σ₁, along
+# which a step has five digits, and the order of the points changes the sixth. Here σ = 6e-4 σ₁ is the last one kept.
+KEPT = {"anagram": lambda: rv.anagram(cutoff=1e-4)}
 
 
 # Those that need to know their samples are tested on data of their own, in test_variance_reduction.
@@ -22,7 +25,8 @@ UNORDERED = ("soap",)
     "method", [cases.slow_if(one in cases.TWINS, one) for one in cases.OPTIMIZERS if one not in cases.SAMPLED]
 )
 def test_every_preset_keeps_the_contract(method):
-    check_optimizer(cases.OPTIMIZERS[method](), descends=method in cases.DESCENT, ordered=method not in UNORDERED)
+    optimizer = {**cases.OPTIMIZERS, **KEPT}[method]()
+    check_optimizer(optimizer, descends=method in cases.DESCENT, ordered=method not in UNORDERED)
 
 
 class Downhill(rv.Direction):
