@@ -1,8 +1,8 @@
 """Elementary functions in float64 that vectorise on a CPU.
 
-XLA calls the C library, or code of its own that is no faster, for each float64 sine, cosine and hyperbolic tangent, one
-number after the other. These are polynomials and bit patterns, which it fuses and vectorises. Other precisions and
-complex numbers are left to XLA, which has vectorised code for float32. Derivatives follow from the values.
+XLA calls the C library for each float64 sine and cosine, one number after the other, and its hyperbolic tangent is slow
+in many places. These are polynomials and bit patterns, which it fuses and vectorises. Other precisions and complex
+numbers are left to XLA. Derivatives follow from the values.
 """
 
 import math
@@ -72,7 +72,8 @@ def tanh(x: Float[Array, "..."]) -> Float[Array, "..."]:
 
     takes one division; a/b is Lambert's continued fraction z/(1 + z²/(3 + z²/(5 + …))) cut off after 11 (Johann
     Heinrich Lambert, *Mémoire sur quelques propriétés remarquables des quantités transcendentes circulaires et
-    logarithmiques*, 1768), whose error is below 1e-18. Six times as fast as XLA's, and exactly odd.
+    logarithmiques*, 1768), whose error is below 1e-18. Exactly odd. Alone, in a loop over an array, it takes a sixth of
+    XLA's time; rows of a Jacobian gain a third, gradients hardly.
 
     ```python
     >>> import jax.numpy as jnp
