@@ -30,9 +30,15 @@ def test_footprint_counts_what_depends_on_the_point(function, numbers):
 
 
 def test_blocks_shrink_for_points_that_need_much():
-    assert automatic(2000) == automatic(2000, 10_000) == 2000
-    assert automatic(2000, blocks.ROOM // 50) == 50
+    few, fewer = blocks.FEWEST
+    assert automatic(2000, 0) == automatic(2000, blocks.WHOLE // 2000) == 2000
+    assert automatic(2000, 2 * blocks.WHOLE // 2000) == blocks.BLOCK // (2 * blocks.WHOLE // 2000) < 2000
+    assert automatic(2000, blocks.BLOCK // few + 1) == automatic(2000, blocks.LARGE // few) == few
+    assert automatic(2000, blocks.LARGE // (few // 2)) == few // 2
+    assert automatic(2000, blocks.LARGE // 2) == fewer
+    assert automatic(2000, blocks.ROOM // 5) == 5
     assert automatic(2000, 2 * blocks.ROOM) == 1
+    assert automatic(3, blocks.WHOLE) == 3
 
 
 def _temporaries(points: int) -> int:
