@@ -183,12 +183,12 @@ def test_a_killed_process_leaves_a_run_that_resumes(tmp_path, monkeypatch):
     np.testing.assert_allclose(checkpoint.read_theta(folder), checkpoint.read_theta(tmp_path / "whole"), rtol=1e-8)
 
 
-@pytest.mark.parametrize("where", ["_advance", "_measure"])
+@pytest.mark.parametrize("where", ["advance", "measure"])
 def test_what_a_lost_process_cuts_off_is_made_good(where, monkeypatch):
     """Wherever it is lost, a resumed run has every row, and every number, of one that was never interrupted."""
     problem, phase = rv.problems.make("poisson1d", points=9, width=3), rv.Phase(rv.adam(), steps=8)
     whole = rv.train(problem, phase, key=jax.random.key(0))
-    module, calls = sys.modules["ravine.train"], []
+    module, calls = sys.modules["ravine.loop"], []
     right = getattr(module, where)
 
     def lost(*args):
@@ -200,7 +200,7 @@ def test_what_a_lost_process_cuts_off_is_made_good(where, monkeypatch):
     monkeypatch.setattr(module, where, lost)
     half = rv.train(problem, phase, key=jax.random.key(0))
     assert half.stop is rv.Stop.HOST_LOST
-    assert half.position.steps == len(half.history) - (where == "_advance")
+    assert half.position.steps == len(half.history) - (where == "advance")
     again = rv.train(problem, phase, key=jax.random.key(0), resume=half)
     assert again.stop is rv.Stop.STEPS
     for column in ("step", "loss", "error", "gradients"):

@@ -13,8 +13,8 @@ import pytest
 
 import cases
 import ravine as rv
+from ravine.chunk import advance
 from ravine.run import first_carry, numbers
-from ravine.train import _advance
 
 
 @functools.cache
@@ -37,7 +37,7 @@ def allocated(optimizer, objective, theta, batch, options):
     """Arguments, results and temporaries of the loop of steps."""
     sampler, optimizer = rv.Constant(batch), numbers(optimizer, theta.dtype)
     carry = first_carry(objective, optimizer, theta, sampler.init(cases.KEY))
-    lowered = _advance.lower(objective, sampler, rv.Given(), optimizer, None, carry, jnp.int32(1), cases.KEY)
+    lowered = advance.lower(objective, sampler, rv.Given(), optimizer, None, carry, jnp.int32(1), cases.KEY)
     found = lowered.lowered.compile(compiler_options=options).memory_analysis()
     return found.argument_size_in_bytes + found.output_size_in_bytes + found.temp_size_in_bytes
 

@@ -39,7 +39,7 @@ def test_equal_keys_give_equal_runs_and_others_do_not():
 
 def test_how_steps_are_cut_into_chunks_does_not_matter(monkeypatch):
     """One step a chunk against as many as fit: the same parameters, bit by bit, redraws included."""
-    module = sys.modules["ravine.train"]
+    module = sys.modules["ravine.loop"]
     phase = rv.Phase(rv.levenberg_marquardt(), steps=11)
     found = [rv.train(line(), phase, key=cases.KEY)]
     monkeypatch.setattr(module, "CHUNK_SECONDS", 1e-9)
