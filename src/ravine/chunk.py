@@ -1,5 +1,6 @@
 """The device's side of a run: a chunk of steps, and what is measured between two. Both are compiled once a phase."""
 
+import dataclasses
 from typing import Any
 
 import equinox as eqx
