@@ -1,10 +1,14 @@
-"""Points shared out over devices give what one device gives; each check runs in a process with two devices."""
+"""Points shared out over devices give what one device gives; the checks run in a process with two devices."""
 
+import json
 import subprocess
 import sys
 import textwrap
+import threading
 
 import pytest
+
+TIMEOUT = 300  # seconds a check
 
 SETUP = """
 import jax, jax.numpy as jnp, numpy as np
@@ -17,15 +21,44 @@ from ravine.pieces import blocked_kernel
 problem = rv.problems.make("poisson1d", points=37, width=5)
 """
 
+# What a process with two devices does: the code of one check after the other, each in a namespace of its own.
+SERVE = """
+import contextlib, io, json, sys, traceback
 
-def run(code: str) -> str:
-    script = textwrap.dedent(SETUP) + textwrap.dedent(code)
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
+for line in sys.stdin:
+    out, failure = io.StringIO(), ""
+    try:
+        with contextlib.redirect_stdout(out):
+            exec(json.loads(line), {})
+    except BaseException:
+        failure = traceback.format_exc()
+    print(json.dumps([out.getvalue(), failure]), flush=True)
+"""
 
 
-def test_every_part_of_a_linearisation_is_the_same_on_two_devices():
+@pytest.fixture(scope="module")
+def run():
+    """`run(code)` runs a check after SETUP, in a process that the checks share, and returns what it printed."""
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", SERVE], **pipes) as server:
+
+        def run(code: str) -> str:
+            server.stdin.write(json.dumps(textwrap.dedent(SETUP) + textwrap.dedent(code)) + "\n")
+            server.stdin.flush()
+            late = threading.Timer(TIMEOUT, server.kill)  # devices may wait for each other for ever
+            late.start()
+            answer = server.stdout.readline()
+            late.cancel()
+            assert answer, f"the process with two devices ended or was ended: {server.wait()}"
+            out, failure = json.loads(answer)
+            assert not failure, failure[-3000:]
+            return out
+
+        yield run
+        server.kill()
+
+
+def test_every_part_of_a_linearisation_is_the_same_on_two_devices(run):
     run("""
     objective, theta, sampler = problem.objective(jax.random.key(0), block=8)
     batch = sampler.init(jax.random.key(1)).batch
@@ -53,7 +86,7 @@ def test_every_part_of_a_linearisation_is_the_same_on_two_devices():
     """)
 
 
-def test_training_on_two_devices_follows_training_on_one():
+def test_training_on_two_devices_follows_training_on_one(run):
     run("""
     for method in (rv.adam(), rv.ssbroyden(), rv.levenberg_marquardt(), rv.spring(ridge=1e-3)):
         ends = [
@@ -64,7 +97,7 @@ def test_training_on_two_devices_follows_training_on_one():
     """)
 
 
-def test_sketched_steps_and_projections_are_the_same_on_two_devices():
+def test_sketched_steps_and_projections_are_the_same_on_two_devices(run):
     run("""
     from ravine.optim.path import Previous
     from ravine.optim.projection import linear_leaves, project
@@ -99,7 +132,7 @@ def test_sketched_steps_and_projections_are_the_same_on_two_devices():
     """)
 
 
-def test_first_order_methods_on_two_devices_follow_those_on_one():
+def test_first_order_methods_on_two_devices_follow_those_on_one(run):
     """The points are shared out beneath masks of blocks and Hessian products as well."""
     run("""
     within = rv.block_coordinate(rv.levenberg_marquardt(acceleration=False))
@@ -112,7 +145,7 @@ def test_first_order_methods_on_two_devices_follow_those_on_one():
     """)
 
 
-def test_methods_for_data_follow_on_two_devices():
+def test_methods_for_data_follow_on_two_devices(run):
     run("""
     problem = rv.problems.make("logistic", samples=40, features=4, batch=9)
     for method in (rv.svrg(0.1), rv.saga(0.1), rv.sqn(0.1, every=2), rv.stochastic_levenberg_marquardt()):
@@ -124,7 +157,7 @@ def test_methods_for_data_follow_on_two_devices():
     """)
 
 
-def test_newton_methods_on_two_devices():
+def test_newton_methods_on_two_devices(run):
     run("""
     for method in (rv.trust_region_newton(), rv.newton_cg(), rv.hessian_free(), rv.saddle_free_newton()):
         ends = [
@@ -135,7 +168,7 @@ def test_newton_methods_on_two_devices():
     """)
 
 
-def test_two_devices_share_the_factor_of_a_dense_inverse():
+def test_two_devices_share_the_factor_of_a_dense_inverse(run):
     run("""
     import dataclasses
     from ravine.blocks import SharedRows, everywhere
@@ -195,7 +228,7 @@ def test_two_devices_share_the_factor_of_a_dense_inverse():
     """)
 
 
-def test_a_run_on_two_devices_resumes_bit_for_bit(tmp_path):
+def test_a_run_on_two_devices_resumes_bit_for_bit(run, tmp_path):
     run(f"""
     import dataclasses
     problem = dataclasses.replace(problem, sampler=rv.RAD(rv.Sobol(rv.Box((0.0,), (1.0,)), pde=37), every=5))
@@ -210,7 +243,7 @@ def test_a_run_on_two_devices_resumes_bit_for_bit(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_device_may_wait_for_longer_than_xla_likes():
+def test_a_device_may_wait_for_longer_than_xla_likes(run):
     """By default XLA aborts the process at some time between 55 and 100 s."""
     run("""
     import time
@@ -230,7 +263,7 @@ def test_a_device_may_wait_for_longer_than_xla_likes():
 
 
 @pytest.mark.slow
-def test_devices_do_not_wait_for_each_other_for_ever_where_points_are_redrawn():
+def test_devices_do_not_wait_for_each_other_for_ever_where_points_are_redrawn(run):
     """Before the gather of H y followed from the gradient, this stood still within half a minute."""
     run("""
     import dataclasses
@@ -241,7 +274,7 @@ def test_devices_do_not_wait_for_each_other_for_ever_where_points_are_redrawn():
     """)
 
 
-def test_what_the_user_says_of_waiting_is_kept():
+def test_what_the_user_says_of_waiting_is_kept(run):
     out = run("""
     import os
     os.environ["XLA_FLAGS"] = "--xla_cpu_collective_call_terminate_timeout_seconds=7"
@@ -254,7 +287,7 @@ def test_what_the_user_says_of_waiting_is_kept():
     ]
 
 
-def test_more_devices_than_there_are_is_refused():
+def test_more_devices_than_there_are_is_refused(run):
     out = run("""
     try:
         rv.train(problem, rv.Phase(rv.adam(), steps=1), key=jax.random.key(0), devices=3)
@@ -265,7 +298,7 @@ def test_more_devices_than_there_are_is_refused():
     assert "use_cores" in out
 
 
-def test_constrained_and_grouped_parameters_on_two_devices():
+def test_constrained_and_grouped_parameters_on_two_devices(run):
     run("""
     import dataclasses
     first = lambda model: jax.tree.leaves(model)[0]
@@ -283,7 +316,7 @@ def test_constrained_and_grouped_parameters_on_two_devices():
     """)
 
 
-def test_weights_on_two_devices_follow_those_on_one():
+def test_weights_on_two_devices_follow_those_on_one(run):
     """Traces, losses at points, and gradients of terms are sums over devices too."""
     run("""
         import dataclasses
@@ -299,7 +332,7 @@ def test_weights_on_two_devices_follow_those_on_one():
     """)
 
 
-def test_losses_with_curvature_of_their_own_do_not_exhaust_the_threads():
+def test_losses_with_curvature_of_their_own_do_not_exhaust_the_threads(run):
     # A batch of 10×10 eigenproblems a device: jaxlib would wait for its own pool for ever (`one_by_one_eigh`).
     run("""
     digits = rv.problems.make("digits", batch=None, width=4)

@@ -58,7 +58,7 @@ print("steps", run.position.steps, repr(float(jnp.sum(run.theta))))
 @contextlib.contextmanager
 def processes(*commands, environments=({}, {})):
     """Commands at once, each in a process group of its own that is killed in the end whatever happens."""
-    settings = {"PYTHONPATH": SOURCE, "RAVINE_NO_CACHE": "1", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+    settings = {"PYTHONPATH": SOURCE, "RAVINE_NO_CACHE": "1"}
 
     def start(command, environment):
         return subprocess.Popen(

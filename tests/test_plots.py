@@ -108,6 +108,19 @@ def test_convergence_shows_the_history_and_its_phases(line):
     assert {text.get_text() for text in axes.texts} == {"sgd", "adam"}
 
 
+def test_convergence_marks_the_parameters_that_are_returned(line):
+    rows = [dict(row) for row in line.history.rows]
+    rows[2]["test_loss"] = min(row["test_loss"] for row in rows) / 10
+    run = dataclasses.replace(line, history=rv.run.History(rows))
+    axes = panels(plots.solution(run))["Convergence"]
+    shown = {drawn.get_label().split("  ")[0]: drawn.get_label().split("  ")[-1] for drawn in axes.get_lines()}
+    assert shown["relative error"] == f"{run.error:.1e}" != f"{rows[-1]['error']:.1e}"
+    dots = [drawn.get_xydata() for drawn in axes.get_lines() if drawn.get_marker() == "o"]
+    wall = rows[2]["seconds"] + rows[2]["compile_seconds"]
+    expected = [[wall, rows[2][column]] for column in ("loss", "test_loss", "error")]
+    assert np.array_equal(np.concatenate(dots), expected)
+
+
 @pytest.mark.parametrize("broken", [np.nan, np.inf, 0.0])
 def test_losses_that_are_no_positive_numbers(bare, broken):
     rows = [*bare.history.rows, {**bare.history.rows[-1], "loss": broken, "error": broken}]

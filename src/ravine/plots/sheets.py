@@ -105,8 +105,12 @@ def save(run: Run, path: Any) -> None:
 
 
 def convergence(axes: Axes, run: Run) -> None:
-    """Loss, loss on independent points and relative error against wall time; phases and compilation are marked."""
+    """Loss, loss on independent points and relative error against wall time; phases and compilation are marked.
+
+    Dots, and the numbers in the legend, are those of the parameters that the run returns.
+    """
     history = run.history
+    at = next(number for number, row in enumerate(history.rows) if row is run.best)
     wall = history["seconds"] + history["compile_seconds"]
     columns = history.columns
     lines = [("loss", "loss", LOSS, "-", 1.5)]
@@ -121,9 +125,9 @@ def convergence(axes: Axes, run: Run) -> None:
             continue
         seen.append(values)
         axes.plot(
-            wall, values, style, color=colour, lw=width, label=f"{label}  {_short(history[column][-1])}", zorder=3
+            wall, values, style, color=colour, lw=width, label=f"{label}  {_short(history[column][at])}", zorder=3
         )
-        axes.plot(wall[-1:], values[-1:], "o", color=colour, ms=4.5, zorder=4)
+        axes.plot(wall[at], values[at], "o", color=colour, ms=4.5, zorder=4)
     axes.set_yscale("log")
     axes.yaxis.set_major_locator(LogLocator(base=10, numticks=9))
     axes.yaxis.set_minor_formatter(NullFormatter())
