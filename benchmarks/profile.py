@@ -83,10 +83,10 @@ def per_step(optimizer, objective, theta, batch) -> tuple[float, dict[str, float
 def parts(objective, theta, batch) -> dict[str, Callable[[], float]]:
     """What steps are made of, each timed when asked for."""
     from ravine.blocks import on_first
-    from ravine.linalg import shifted_cholesky
+    from ravine.linalg import shifted_cholesky, solve_cholesky
 
     n, m = theta.shape[0], objective.size(batch)
-    jitted = eqx.filter_jit
+    size, jitted = min(n, m), eqx.filter_jit
 
     def metric(theta, batch):
         lin = objective.linearise(theta, batch)
@@ -96,6 +96,14 @@ def parts(objective, theta, batch) -> dict[str, Callable[[], float]]:
         # As in a step: on the first device, with all cores.
         return on_first(objective.mesh, lambda a: (shifted_cholesky(a, jnp.ones(()))[0], ()), matrix)[0]
 
+    def solve(matrix):
+        kept = lambda a, b: (a, solve_cholesky(a, b))
+        return on_first(objective.mesh, kept, matrix, jnp.ones(size))[1]
+
+    def reduction(at):
+        """‖Js‖²: what the model of the loss promises for a trial. As a vector, for `looped`."""
+        return jnp.sum(objective.linearise(at, batch).jvp(jnp.ones(n)) ** 2) * jnp.ones(n)
+
     def product(theta):
         return objective.linearise(theta, batch).curvature_product(theta)
 
@@ -104,12 +112,13 @@ def parts(objective, theta, batch) -> dict[str, Callable[[], float]]:
         turns = lambda theta: lax.fori_loop(0, STEPS, lambda i, at: at - 1e-20 * function(at), theta)
         return seconds(jitted(turns), theta, repeats=5) / STEPS
 
-    size = min(n, m)
     return {
         "gradient": lambda: looped(lambda at: objective.value_and_grad(at, batch)[1]),
         "value": lambda: looped(lambda at: objective(at, batch)),
         "metric": lambda: seconds(jitted(metric), theta, batch, repeats=5),
         "factor": lambda: seconds(jitted(factor), jnp.eye(size) * 3.0, repeats=5),
+        "solve": lambda: seconds(jitted(solve), jnp.eye(size) * 3.0, repeats=5),
+        "reduction": lambda: looped(reduction),
         "product": lambda: looped(product) / 2,
     }
 
@@ -119,7 +128,8 @@ def counts(method: str, work: dict[str, float], m: int) -> dict[str, float]:
     found = {"gradient": work["gradients"], "value": work["evaluations"] - work["gradients"]}
     found["metric"] = work["rows"] / m
     if method == "levenberg_marquardt":
-        found["factor"] = found["value"]  # a trial is a factor and a value
+        # A trial is a factor and a solution with it, a value, and the decrease that the model promises.
+        found |= dict.fromkeys(("factor", "solve", "reduction"), found["value"])
     found["product"] = work["products"]
     return {name: count for name, count in found.items() if count}
 
@@ -147,7 +157,7 @@ def section(setting: Setting) -> list[str]:
     rows = [row(method, objective, theta, batch, times, offered) for method in setting.methods]
     names = [name for name in offered if any(name in shares for _, _, shares in rows)]
     heads = {"gradient": "gradients", "value": "values", "metric": "Gramian" if n <= m else "kernel"}
-    heads |= {"factor": "factors", "product": "products"}
+    heads |= {"factor": "factors", "solve": "solutions", "reduction": "models", "product": "products"}
     lines = [f"## {setting.problem}, n = {n:,} parameters, m = {m:,} rows", ""]
     lines += ["| method | a step | " + " | ".join(heads[name] for name in names) + " | the rest |"]
     lines += ["|---" * (len(names) + 3) + "|"]
@@ -174,7 +184,8 @@ def page() -> str:
         f"{machine.cores()} cores of {machine.cpu()}, code revision {machine.revision()}, JAX {jax.__version__},",
         "with the settings of the command line (each core a device, freed memory kept). Each part is timed alone",
         "(gradients, values and products in a compiled loop, as in a run) and counted by the methods' own accounts of",
-        "their work; *the rest* is updates, the search and memory traffic.",
+        "their work; *the rest* is updates, the search and memory traffic. Levenberg–Marquardt goes without",
+        "acceleration; its *models* are the products with J that tell what the model of the loss promises for a trial.",
         "Shares that add up to more than the step mean that a part is cheaper within it than alone.",
         "",
         "| limit of the machine | GFlop/s |",
