@@ -17,7 +17,7 @@ import pytest
 
 import ravine
 from ravine import cli, doctor, words
-from ravine.cli import commands, settings
+from ravine.cli import commands
 
 TINY = ("--points", "16", "--width", "4", "--depth", "1")
 KEYS = {
@@ -420,11 +420,6 @@ def test_settings_of_a_method_survive_the_folder(tmp_path, capsys):
 def test_settings(text, value):
     name, found = words.parse_setting(text)
     assert (name, found, type(found)) == ("a", value, type(value))
-
-
-def test_sizes_of_every_problem():
-    for name in ravine.problems.NAMES:
-        assert settings.sizes(ravine.problems.make(name), None).startswith("n = ")
 
 
 @pytest.mark.parametrize("cores, load, free", [(2, 0.0, 2), (2, 0.6, 2), (2, 0.71, 1), (2, 9.0, 1), (16, 4.0, 12)])

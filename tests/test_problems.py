@@ -12,6 +12,7 @@ from jax.flatten_util import ravel_pytree
 
 import cases
 import ravine as rv
+from ravine.cli import settings
 from ravine.problems import NAMES, reference
 
 EXACT = {
@@ -150,6 +151,7 @@ def test_every_problem_starts_finite_and_reports_its_options(name):
     assert np.isfinite(found[1]).all()
     assert found[2] > 0
     assert theta.dtype == jnp.float64
+    assert settings.sizes(problem, None) == f"n = {theta.size:,}, m = {objective.size(batch):,}"
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if hasattr(small(name).reference, "axes")])
