@@ -109,8 +109,8 @@ def convergence(axes: Axes, run: Run) -> None:
 
     Dots, and the numbers in the legend, are those of the parameters that the run returns.
     """
-    history = run.history
-    at = next(number for number, row in enumerate(history.rows) if row is run.best)
+    history, best = run.history, run.best
+    at = next(number for number, row in enumerate(history.rows) if row is best)
     wall = history["seconds"] + history["compile_seconds"]
     columns = history.columns
     lines = [("loss", "loss", LOSS, "-", 1.5)]
