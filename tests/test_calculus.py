@@ -2,6 +2,7 @@
 
 import functools
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 import cases
 import oracles
 import ravine as rv
-from ravine.calculus import elementwise
+from ravine.jets import elementwise
 from ravine.models import MLP, Compose, Constrained, Fourier, Periodic, Scale
 
 POINT = jnp.array([0.3, -0.7])
@@ -155,6 +156,104 @@ def test_orders_five_and_six(name):
     found = jax.jit(lambda: rv.taylor(u, POINT, ((v, *(jnp.zeros(2),) * 5),))[1][0])()
     exact = jax.jit(lambda: rv.taylor(plain, POINT, ((v, *(jnp.zeros(2),) * 5),))[1][0])()
     np.testing.assert_allclose(found, exact, rtol=1e-9)
+
+
+# What is asked for beside the operator, the operator, and the columns that pass the layers beside u.
+OPERATORS = {
+    "burgers": (((), 0), {1: 1.0, (0, 0): -0.3}, 2),
+    "heat": ((), {1: 1.0, (0, 0): -0.25}, 2),
+    "transport": ((), {0: 1.0, 1: 0.025}, 1),
+    "transport with u": ((), {(): -2.0, 0: 1.0, 1: 0.5}, 1),
+    "anisotropic": ((1,), {(0, 0): 2.0, (1, 1): 3.0, 0: -0.7}, 3),
+    "wave": ((), {(1, 1): 1.0, (0, 0): -4.0}, 4),
+    "telegraph": ((1,), {(1, 1): 1.0, 1: 0.2, (0, 0): -4.0, (): 0.5}, 4),
+    "third order": ((), {1: 1.0, (0, 0, 0): 0.4}, 3),
+    "fourth order": (((), 0), {1: 1.0, (0, 0): 0.6, (0, 0, 0, 0): 0.2}, 4),
+    "mixed": ((), {(0, 1): 1.5, (0, 0): 1.0, (1,): 2.0}, 2),
+    "asked for anyway": (((0, 0), 1), {1: 1.0, (0, 0): -0.3}, 3),
+    "one derivative": ((), {(1, 1): -2.0}, 2),
+    "no diffusion": ((0,), {1: 1.0, (0, 0): 0.0}, 3),
+}
+
+
+def applied(u, z, operator):
+    """Σ cₐ ∂ᵅu, by nested `jacfwd`."""
+    return sum(c * oracles.derivative(u, z, (d,) if isinstance(d, int) else d) for d, c in operator.items())
+
+
+@pytest.mark.parametrize("unrolled", [0, 4])
+@pytest.mark.parametrize("name", OPERATORS)
+def test_operators_in_one_column_against_dense_derivatives(name, unrolled, monkeypatch):
+    """Written out and mapped; on a model that passes derivatives layer by layer, and on any callable."""
+    monkeypatch.setattr("ravine.calculus.UNROLLED", unrolled)
+    beside, operator, _ = OPERATORS[name]
+    for model in ("constrained", "function"):
+        u = MODELS[model]()
+        *others, found = jax.jit(lambda z, u=u: rv.partials(u, z, *beside, operator))(POINT)
+        exact = jax.jit(lambda z, u=u: [applied(u, z, {index: 1.0}) for index in beside] + [applied(u, z, operator)])
+        np.testing.assert_allclose([*others, found], exact(POINT), rtol=1e-9, atol=1e-11)
+
+
+class Counting(eqx.Module):
+    """Counts the columns that pass a network beside its value, in calls that follow curves."""
+
+    network: MLP
+    seen: list = eqx.field(static=True)
+
+    def __call__(self, z):
+        return self.network(z)
+
+    def taylor(self, z, curves):
+        self.seen.append(len(jax.tree.leaves(curves)))
+        return self.network.taylor(z, curves)
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_what_an_operator_alone_needs_is_one_column(name):
+    beside, operator, columns = OPERATORS[name]
+    u = Counting(net(2), [])
+    rv.partials(u, POINT, *beside, operator)
+    assert sum(u.seen) == columns
+
+
+def test_operators_with_coefficients_that_are_traced():
+    """Of the first order they are merged, of the highest one taken by themselves; gradients with respect to both."""
+    u = MODELS["tanh"]()
+    balance = lambda c: rv.partials(u, POINT, {1: c[0], 0: c[1], (0, 0): c[2]}, {0: c[1], 1: c[0]})
+    plain = lambda c: (applied(u, POINT, {1: c[0], 0: c[1], (0, 0): c[2]}), applied(u, POINT, {0: c[1], 1: c[0]}))
+    for derivative in (lambda f: f, jax.jacrev):
+        found, exact = (jax.jit(derivative(f))(jnp.array([0.3, 2.0, 0.0])) for f in (balance, plain))
+        np.testing.assert_allclose(found, exact, rtol=1e-9, atol=1e-12)
+
+
+def test_an_operator_on_a_vector_valued_model():
+    u = cases.network(3, width=4)
+    operator = {1: 1.0, (0, 0): -0.3, (1, 1): -0.6, (): 0.1}
+    exact = [applied(lambda z, k=k: u(z)[k], POINT, operator) for k in range(3)]
+    np.testing.assert_allclose(rv.partials(u, POINT, operator)[0], exact, rtol=1e-9)
+
+
+def test_two_operators_share_what_they_can():
+    """The first derivatives of one are not passed again for the other."""
+    u = Counting(net(2), [])
+    first, second = {(0, 0): 1.0, (1, 1): 1.0}, {0: 2.0, 1: -1.0}
+    found = rv.partials(u, POINT, first, second)
+    assert u.seen == [3]
+    np.testing.assert_allclose(found, [applied(u.network, POINT, one) for one in (first, second)], rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    "operator, said",
+    [
+        ({}, "an operator is empty"),
+        ({(0, 2): 1.0}, r"\(0, 2\).*2 coordinates, numbered 0 to 1"),
+        ({0: np.ones(2)}, r"derivative \(0,\) must be a number or an array of shape \(\)"),
+        ({0: "1"}, "must be a number"),
+    ],
+)
+def test_partials_refuse_what_is_no_operator(operator, said):
+    with pytest.raises(ValueError, match=said):
+        rv.partials(lambda z: z[0], POINT, operator)
 
 
 def test_partials_refuse_a_coordinate_that_does_not_exist():

@@ -1,235 +1,229 @@
 """Derivatives of a model at one point, for use inside a residual.
 
 Everything here takes the model `u` and one point `z` and returns numbers at that point; batching is the objective's
-business. `partials` is the workhorse. Below it lies `taylor`, which carries the derivatives along curves through a
-function: layer by layer for models that know how, so that derivatives cost matrix products.
+business. `partials` is the workhorse: derivatives, and linear operators made of them, in as few columns as they need.
 """
 
+import dataclasses
 import functools
 import math
 import operator
-from collections.abc import Callable
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ravine._types import Array, Float, Point
-from ravine.elementary import sincos, tanh
+from ravine.jets import SPREAD, Curve, Spread, slope, taylor
 
 Index = int | tuple[int, ...]
+Operator = Mapping[Any, Any]  # Index -> coefficient, a number or an array of shape () (keys of a Mapping are invariant)
+Derivative = tuple[int, ...]  # an index as it is kept: its coordinates, sorted
+Combination = dict[Derivative, Any]  # an operator as it is kept
+
+# How many coordinates of a sum of second derivatives are written out; more are mapped by `vmap`. Measured on two cores:
+# written out, two coordinates are up to a third faster (a gradient of poisson2d with 180 units and 10,000 points);
+# mapped, five take 0.6 of the time (rows of the Jacobian of poisson5d).
+UNROLLED = 4
 
 
-def partials(u: Callable, z: Point, *indices: Index) -> tuple[Float[Array, "*shape"], ...]:
-    """Partial derivatives of `u` at `z`, in the order asked for.
+def partials(u: Callable, z: Point, *indices: Index | Operator) -> tuple[Float[Array, "*shape"], ...]:
+    """Partial derivatives of `u` at `z`, and linear differential operators applied to it, in the order asked for.
 
     Each index names a derivative by its coordinates: `()` is u itself, `0` or `(0,)` is ∂u/∂z₀, `(0, 0)` is ∂²u/∂z₀²,
-    `(0, 1)` the mixed one. All orders along all coordinates come out of one Taylor pass, `taylor`; mixed derivatives
-    take nested forward passes of their own.
+    `(0, 1)` the mixed one. A dictionary from indices to coefficients names the operator Lu = Σ cₐ ∂ᵅu at that point:
+    `{1: 1.0, (0, 0): -nu}` is u_t − ν u_xx. All orders along all coordinates come out of one Taylor pass, `taylor`;
+    mixed derivatives take nested forward passes of their own.
 
-    **Arguments:** `u`, a function of a point of shape `(d,)`; `z`, the point; `indices`, one for each derivative.
+    What an operator needs and nothing else asks for passes the layers as *one* column: of u, u_x and u_t − ν u_xx that
+    makes three instead of the four of u, u_x, u_t and u_xx. For along a curve with z′ = e_x and z″ = b the second
+    derivative of u is u_xx + b·∇u, and likewise at any order. The coefficients of the highest derivatives must be
+    Python's or NumPy's numbers for it; with traced ones, as in an inverse problem, the derivatives are taken one by
+    one. (A parabolic operator in space and time as one second-order derivative along a curve; sums of second
+    derivatives as in `Spread`. Collapsing in general: Felix Dahlke, Tim Siebert et al., *Collapsing Taylor mode
+    automatic differentiation*, 2025.)
+
+    **Arguments:** `u`, a function of a point of shape `(d,)`; `z`, the point; `indices`, one for each derivative or
+    operator.
 
     **Returns:** a tuple with one array for each index, each of `u(z)`'s shape.
 
-    **Raises:** `ValueError` when a coordinate does not exist.
+    **Raises:** `ValueError` when a coordinate does not exist, or an operator is empty or has a coefficient that is no
+    number.
 
     **Cost:** about 1 + Σ (highest order of each coordinate) evaluations of u for a model that knows its Taylor
-    pass; for other callables 2ᵏ evaluations for order k (nested forward mode, after Griewank and Walther, *Evaluating
-    Derivatives*, 2008, chapters 3 and 13).
+    pass, where an operator of first order counts as one, one of order k ≥ 2 in p coordinates as p(k − 1) + 1, whatever
+    first derivatives it adds; for other callables 2ᵏ evaluations for order k (nested forward mode, after Griewank and
+    Walther, *Evaluating Derivatives*, 2008, chapters 3 and 13).
 
     ```python
     >>> import jax.numpy as jnp, ravine as rv
-    >>> u = lambda z: z[0] ** 3 * z[1]
-    >>> [float(d) for d in rv.partials(u, jnp.array([2.0, 5.0]), (), 1, (0, 0), (0, 1))]
+    >>> u, z = lambda z: z[0] ** 3 * z[1], jnp.array([2.0, 5.0])
+    >>> [float(d) for d in rv.partials(u, z, (), 1, (0, 0), (0, 1))]
     [40.0, 8.0, 60.0, 12.0]
+    >>> [float(d) for d in rv.partials(u, z, 0, {1: 1.0, (0, 0): -0.1})]  # u_x and u_t − 0.1 u_xx
+    [60.0, 2.0]
 
     ```
     """
-    asked = [(index,) if isinstance(index, int) else tuple(sorted(index)) for index in indices]
-    dimension = z.shape[0]
-    for index in asked:
-        if any(not 0 <= axis < dimension for axis in index):
+    asked = [_combination(index, z.shape[0]) for index in indices]
+    orders: dict[int, int] = {}
+    for index, request in zip(indices, asked, strict=True):
+        if not isinstance(index, Mapping):
+            _raise(orders, request)
+    columns: list[_Column] = []
+    for index, request in zip(indices, asked, strict=True):
+        columns.append(_merged(request, orders, columns) if isinstance(index, Mapping) else _Column())
+    orders = {axis: k for axis, k in orders.items() if not any(column.gives((axis,) * k) for column in columns)}
+    narrow = [column for column in columns if column.parts and not column.wide]
+    curves = (*(_line(z, axis, order) for axis, order in orders.items()), *(column.curve(z) for column in narrow))
+    value, jets = taylor(u, z, curves)
+    passed: Any = iter(jets)
+    found: dict[Derivative, Array] = {(): value}
+    for axis in orders:
+        found |= {(axis,) * order: derivative for order, derivative in enumerate(next(passed), start=1)}
+    tops: list[list[Array]] = []  # of each request: what its column adds
+    for column in columns:
+        top, lower = column.read(column.mapped(u, z) if column.wide else next(passed)) if column.parts else ([], {})
+        tops.append(top)
+        found |= lower
+    answers = []
+    for index, request, column, top in zip(indices, asked, columns, tops, strict=True):
+        rest = [derivative for derivative in request if derivative not in column.parts]
+        for derivative in rest:
+            if derivative not in found:
+                found[derivative] = _nested(u, z, derivative)
+        if isinstance(index, Mapping):
+            answers.append(functools.reduce(operator.add, [request[d] * found[d] for d in rest] + top))
+        else:
+            answers.append(found[rest[0]])
+    return tuple(answers)
+
+
+def _combination(index: Index | Operator, dimension: int) -> Combination:
+    """An index or operator as derivatives with coefficients. **Raises:** what `partials` does."""
+    given = index if isinstance(index, Mapping) else {index: 1.0}
+    if not given:
+        raise ValueError("partials: an operator is empty. Name a derivative and its coefficient: {(0, 0): -1.0}.")
+    request: Combination = {}
+    for one, coefficient in given.items():
+        derivative = (one,) if isinstance(one, int) else tuple(sorted(one))
+        if any(not 0 <= axis < dimension for axis in derivative):
             raise ValueError(
-                f"partials: the derivative {index} names a coordinate that the point does not have: "
+                f"partials: the derivative {derivative} names a coordinate that the point does not have: "
                 f"it has {dimension} coordinates, numbered 0 to {dimension - 1}."
             )
-    orders: dict[int, int] = {}
-    for index in asked:
-        if len(set(index)) == 1:
-            orders[index[0]] = max(orders.get(index[0], 0), len(index))
-    value, curves = taylor(u, z, tuple(_line(z, axis, order) for axis, order in orders.items()))
-    found: dict[tuple[int, ...], Array] = {(): value}
-    for axis, curve in zip(orders, curves, strict=True):
-        found |= {(axis,) * (order + 1): derivative for order, derivative in enumerate(curve)}
-    for index in asked:
-        if index not in found:
-            found[index] = _nested(u, z, index)
-    return tuple(found[index] for index in asked)
+        if not isinstance(coefficient, (int, float, np.ndarray, np.generic, jax.Array)) or np.shape(coefficient):
+            raise ValueError(
+                f"partials: the coefficient of the derivative {derivative} must be a number or an array of shape (), "
+                f"got {coefficient!r}. For several operators at once, give several dictionaries."
+            )
+        number = coefficient if isinstance(coefficient, jax.Array) else float(coefficient)
+        request[derivative] = request[derivative] + number if derivative in request else number
+    return request
 
 
-# The axis over which `jax.vmap` follows curves of a `Spread`, and how many of them are written out instead. Measured on
-# two cores: written out, two coordinates are up to a third faster (a gradient of poisson2d with 180 units and 10,000
-# points); mapped, five take 0.6 of the time (rows of the Jacobian of poisson5d).
-SPREAD, UNROLLED = "ravine.calculus.spread", 4
+def _raise(orders: dict[int, int], derivatives: Sequence[Derivative] | Combination) -> None:
+    """Lets `orders`, the highest order along each coordinate, include these as far as they are pure."""
+    for derivative in derivatives:
+        if len(set(derivative)) == 1:
+            orders[derivative[0]] = max(orders.get(derivative[0], 0), len(derivative))
 
 
-class Spread(eqx.Module):
-    """Several curves at once: the first derivative of each, and the *sum* of their second ones, which is all that a
-    Laplacian needs of them.
+@dataclasses.dataclass(frozen=True)
+class _Column:
+    """A part of an operator that passes the layers as one column: lead·(Σ wₐ ∂ᵏu/∂zₐᵏ + b·∇u).
 
-    The sum passes a layer as one column, so that d curves cost d + 2 columns, not 2d + 1 (the forward Laplacian:
-    Ruichen Li et al., *A computational framework for neural network-based variational Monte Carlo with Forward
-    Laplacian*, 2024). With `mapped`, `jax.vmap` over the axis `SPREAD` follows further curves, and the sum runs over it
-    too.
+    The column is the k-th derivative of u along a curve with z′ = eₐ and k-th derivative b; for k = 2 and several
+    coordinates, the sum of those along curves with z′ = √wₐ eₐ (`Spread`); for k = 1, along b.
     """
 
-    firsts: tuple[Array, ...]
-    second: Array
-    mapped: bool = eqx.field(static=True)
+    order: int = 0
+    heads: dict[int, float] = dataclasses.field(default_factory=dict)  # wₐ > 0, of which the first is one
+    drift: dict[int, Any] = dataclasses.field(default_factory=dict)
+    lead: float = 1.0
 
-    def dot(self, others: tuple[Array, ...]) -> Array:
-        """Σ over the curves of the products of first derivatives."""
-        return self.total([a * b for a, b in zip(self.firsts, others, strict=True)])
+    @property
+    def parts(self) -> set[Derivative]:
+        """What the column holds the sum of."""
+        return {(axis,) * self.order for axis in self.heads} | {(axis,) for axis in self.drift}
 
-    def total(self, parts: list[Array]) -> Array:
-        """The sum over all curves."""
-        found = functools.reduce(operator.add, parts)
-        return jax.lax.psum(found, SPREAD) if self.mapped else found
+    def gives(self, derivative: Derivative) -> bool:
+        """Whether its curves hold this derivative by itself."""
+        return 0 < len(derivative) < self.order and derivative[0] in self.heads and len(set(derivative)) == 1
 
+    @property
+    def wide(self) -> bool:
+        """Whether `vmap` follows its curves."""
+        return self.order == 2 and len(self.heads) > UNROLLED
 
-# The derivatives of a curve s ↦ z(s) at s = 0: z′, z″, … ("...": a layer's curves differ in shape before and after it)
-Curve = tuple[Float[Array, "..."], ...]
-Curves = TypeVar("Curves", bound=tuple[Curve | Spread, ...])
+    def curve(self, z: Point) -> Curve | Spread:
+        """What `taylor` follows."""
+        still = jnp.zeros_like(z)
+        drift = still
+        for axis, coefficient in self.drift.items():
+            drift = drift.at[axis].set(coefficient)
+        firsts = tuple(still.at[axis].set(math.sqrt(weight)) for axis, weight in self.heads.items())
+        if len(firsts) > 1:
+            return Spread(firsts, drift, False)
+        return (*firsts, *(still for _ in range(self.order - 2)), drift)
 
+    def mapped(self, u: Callable, z: Point) -> Spread:
+        """What `taylor` makes of `curve`, the curves followed by `vmap`."""
+        curve = self.curve(z)
+        firsts, drift = (curve.firsts, curve.second) if isinstance(curve, Spread) else (curve[:1], curve[1])
 
-def taylor(f: Callable, z: Float[Array, "..."], curves: Curves) -> tuple[Float[Array, "..."], Curves]:
-    """f(z) and, for each curve through z, the derivatives of s ↦ f(z(s)) to the order the curve is given to.
+        def one(first: Array) -> tuple[Array, Array]:
+            found = taylor(u, z, (Spread((first,), drift, True),))[1][0]
+            return found.firsts[0], found.second
 
-    The curves share z, and hence everything that depends on z alone. A callable that knows better than nested forward
-    mode says so by a method `taylor(z, curves)` with this meaning; the models of this library do, layer by layer. Such
-    a method maps over the leaves of `curves` where it is linear (`jax.tree.map`), and uses `elementwise` and
-    `ravine.models.layers.product` where it is not: a curve may be a `Spread` too.
+        along, second = jax.vmap(one, axis_name=SPREAD, out_axes=(0, None))(jnp.stack(firsts))
+        return Spread(tuple(along), second, False)
 
-    **Cost:** 2ᵏ evaluations for a curve of order k when f has no such method.
-
-    ```python
-    >>> import jax.numpy as jnp, ravine as rv
-    >>> value, ((first, second),) = rv.taylor(jnp.sin, jnp.array(0.0), ((jnp.array(1.0), jnp.array(2.0)),))
-    >>> float(value), float(first), float(second)
-    (0.0, 1.0, 2.0)
-
-    ```
-    """
-    own = getattr(f, "taylor", None)
-    if own is not None:
-        return own(z, curves)
-    if not curves:
-        return f(z), curves
-    values, derivatives = [], []
-    for curve in curves:
-        if isinstance(curve, Spread):
-            # Not the value found along a curve: under `vmap` that depends on the curve.
-            value, rest = f(z), _spread(f, z, curve)
-        else:
-            value, *found = _along(f, z, curve)
-            rest = tuple(found)
-        values.append(value)
-        derivatives.append(rest)
-    out: Any = tuple(derivatives)
-    return values[0], out
+    def read(self, passed: Any) -> tuple[list[Array], dict[Derivative, Array]]:
+        """The part of the operator, as a list of one, and the derivatives below it."""
+        lower, top = (passed.firsts, passed.second) if isinstance(passed, Spread) else (passed[:-1], passed[-1])
+        if len(self.heads) > 1:
+            sizes = self.heads.values()
+            lower = [first if w == 1 else first / math.sqrt(w) for first, w in zip(lower, sizes, strict=True)]
+            return [self.lead * top], {(axis,): first for axis, first in zip(self.heads, lower, strict=True)}
+        return [self.lead * top], {(axis,) * k: one for axis in self.heads for k, one in enumerate(lower, start=1)}
 
 
-def _spread(f: Callable, z: Array, curve: Spread) -> Spread:
-    """f's derivatives along the curves of a `Spread`, by nested forward mode."""
-    found = [_along(f, z, (first, jnp.zeros_like(z))) for first in curve.firsts]
-    second = curve.total([second for _, _, second in found]) + _slope(f, curve.second, z)
-    return Spread(tuple(first for _, first, _ in found), second, curve.mapped)
-
-
-def _along(f: Callable, z: Array, curve: Curve) -> tuple[Array, ...]:
-    """Nested `jvp` of s ↦ f(z + s z′ + s²/2 z″ + …)."""
-
-    def path(s):
-        total, power = z, jnp.ones_like(s)
-        for order, derivative in enumerate(curve, start=1):
-            power = power * s / order
-            total = total + power * derivative
-        return (f(total),)
-
-    def differentiate(g):
-        def both(s):
-            values, slopes = jax.jvp(g, (s,), (jnp.ones_like(s),))
-            return (*values, slopes[-1])
-
-        return both
-
-    for _ in curve:
-        path = differentiate(path)
-    return path(jnp.zeros((), z.dtype))
-
-
-def elementwise(function: Callable, z: Array, curves: Curves) -> tuple[Array, Curves]:
-    """`taylor` for a function that acts on each entry by itself, by Faà di Bruno's formula: the sum of σ⁽ᵏ⁾
-    times partial Bell polynomials B_{n,k}(z′, z″, …)."""
-    highest = max((2 if isinstance(curve, Spread) else len(curve) for curve in curves), default=0)
-    value, *d = _derivatives(function, z, highest)
-    out: Any = []
-    for curve in curves:
-        if isinstance(curve, Spread):
-            second = d[0] * curve.second + d[1] * curve.dot(curve.firsts)
-            out.append(Spread(tuple(d[0] * first for first in curve.firsts), second, curve.mapped))
-            continue
-        bell = _bell(curve)
-        terms = [[slope * one for slope, one in zip(d, row, strict=False)] for row in bell]
-        out.append(tuple(functools.reduce(operator.add, row) for row in terms))
-    out = tuple(out)
-    return value, out
-
-
-def _bell(curve: Curve) -> list[list[Array]]:
-    """The partial Bell polynomials B_{n,k}, 1 ≤ k ≤ n, of a curve's derivatives, by their recurrence in n."""
-    rows: list[list[Array]] = []
-    for n in range(1, len(curve) + 1):
-        row = [curve[n - 1]]
-        for k in range(2, n + 1):
-            parts = [(math.comb(n - 1, i - 1), curve[i - 1] * rows[n - i - 1][k - 2]) for i in range(1, n - k + 2)]
-            row.append(functools.reduce(operator.add, [part if c == 1 else c * part for c, part in parts]))
-        rows.append(row)
-    return rows
-
-
-def _derivatives(function: Callable, z: Array, order: int) -> list[Array]:
-    """σ(z), σ′(z), … entry by entry: in closed form where one evaluation serves all, else by nested `jvp`."""
-    if function is jnp.tanh and order <= 4:
-        s = tanh(z)
-        first = 1 - s * s
-        closed = [s, first, -2 * s * first, first * (6 * s * s - 2), 8 * s * first * (2 - 3 * s * s)]
-        return closed[: order + 1]
-    if function is jnp.sin:
-        sin, cos = sincos(z)
-        return [(sin, cos, -sin, -cos)[k % 4] for k in range(order + 1)]
-    if function is jnp.cos:
-        sin, cos = sincos(z)
-        return [(cos, -sin, -cos, sin)[k % 4] for k in range(order + 1)]
-    found = [function]
-    for _ in range(order):
-        found.append(lambda x, g=found[-1]: jax.jvp(g, (x,), (jnp.ones_like(x),))[1])
-    return [g(z) for g in found]
+def _merged(request: Combination, orders: dict[int, int], columns: Sequence[_Column]) -> _Column:
+    """The column of what an operator needs and nothing else gives. What cannot enter it goes into `orders`."""
+    free = {
+        derivative: coefficient
+        for derivative, coefficient in request.items()
+        if len(set(derivative)) == 1
+        and orders.get(derivative[0], 0) < len(derivative)
+        and not any(column.gives(derivative) for column in columns)
+    }
+    order = max(map(len, free), default=0)
+    highest = {derivative[0]: c for derivative, c in free.items() if len(derivative) == order > 1}
+    # Divided by the first coefficient, which must therefore be known and not zero; roots are taken of the others.
+    numbers = {axis: c for axis, c in highest.items() if isinstance(c, float) and c}
+    lead = next(iter(numbers.values()), 1.0)
+    heads = {axis: c / lead for axis, c in numbers.items() if c / lead > 0}
+    heads = heads if order == 2 else dict(list(heads.items())[:1])
+    drift = {d[0]: c / lead for d, c in free.items() if len(d) == 1 and d[0] not in heads}
+    column = _Column(order, heads, drift, lead) if order == 1 or heads else _Column()
+    if len(column.parts) < 2:
+        column = _Column()
+    _raise(orders, [d for d in free if d not in column.parts and not column.gives(d)])
+    return column
 
 
 def _line(z: Point, axis: int, order: int) -> Curve:
     return (jnp.zeros_like(z).at[axis].set(1), *(jnp.zeros_like(z) for _ in range(order - 1)))
 
 
-def _nested(u: Callable, z: Point, index: tuple[int, ...]) -> Array:
+def _nested(u: Callable, z: Point, index: Derivative) -> Array:
     """One mixed derivative by nested `jvp`."""
-
-    def differentiate(f, axis):
-        return lambda point: jax.jvp(f, (point,), (jnp.zeros_like(z).at[axis].set(1),))[1]
-
     for axis in index:
-        u = differentiate(u, axis)
+        u = functools.partial(slope, u, jnp.zeros_like(z).at[axis].set(1))
     return u(z)
 
 
@@ -288,12 +282,8 @@ def directional(u: Callable, z: Point, *directions: Float[Array, "d"]) -> Float[
         zeros = (jnp.zeros_like(z),) * (len(directions) - 1)
         return taylor(u, z, ((directions[0], *zeros),))[1][0][-1] if directions else taylor(u, z, ())[0]
     for v in directions:
-        u = functools.partial(_slope, u, v)
+        u = functools.partial(slope, u, v)
     return u(z)
-
-
-def _slope(u: Callable, v: Array, z: Array) -> Array:
-    return jax.jvp(u, (z,), (v,))[1]
 
 
 def hessian_diagonal(u: Callable, z: Point) -> Float[Array, "d *shape"]:
@@ -353,27 +343,17 @@ def gradient_and_laplacian(
 
     ```
     """
-    dimension, still = z.shape[0], jnp.zeros_like(z)
+    dimension = z.shape[0]
     axes = tuple(range(dimension)) if axes is None else tuple(axes)
     if len(set(axes)) < len(axes) or any(not 0 <= axis < dimension for axis in axes):
         raise ValueError(
             f"laplacian: axes={axes}, but they must be different ones of the point's {dimension} coordinates, numbered "
             f"0 to {dimension - 1}."
         )
-    basis = jnp.eye(dimension, dtype=z.dtype)
-
-    def along(firsts: tuple[Array, ...], mapped: bool) -> Spread:
-        return taylor(u, z, (Spread(firsts, still, mapped),))[1][0]
-
-    if len(axes) <= UNROLLED:
-        found = along(tuple(basis[axis] for axis in axes), False)
-        return jnp.stack(found.firsts), found.second
-
-    def one(first: Array) -> tuple[Array, Array]:
-        found = along((first,), True)
-        return found.firsts[0], found.second
-
-    return jax.vmap(one, axis_name=SPREAD, out_axes=(0, None))(basis[jnp.array(axes)])
+    column = _Column(2, dict.fromkeys(axes, 1.0))
+    passed = column.mapped(u, z) if column.wide else taylor(u, z, (column.curve(z),))[1][0]
+    (second,), firsts = column.read(passed)
+    return jnp.stack([firsts[(axis,)] for axis in axes]), second
 
 
 def divergence(field: Callable, z: Point) -> Float[Array, ""]:

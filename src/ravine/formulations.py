@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 
 from ravine._types import Array, Float, Model, PyTree, Scalar
-from ravine.calculus import partials, taylor, value_and_gradient
+from ravine.calculus import partials, value_and_gradient
 from ravine.domains import Boundary, Box, Faced
+from ravine.jets import taylor
 from ravine.terms import Term, Weighted, squared
 
 

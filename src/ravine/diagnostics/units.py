@@ -10,7 +10,7 @@ import numpy as np
 from jax import lax
 
 from ravine._types import Array, Float, Model
-from ravine.calculus import taylor
+from ravine.jets import taylor
 from ravine.models import MLP
 
 FLAT = 1e-3  # the slope of an activation below which a unit hardly passes on a gradient

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ravine._types import Array, Float, Point, RandomKey
-from ravine.calculus import elementwise, taylor
+from ravine.jets import elementwise, taylor
 from ravine.models.layers import Jet
 
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from ravine._types import Array, Float, Inexact, RandomKey
-from ravine.calculus import Curves, elementwise, taylor
+from ravine.jets import Curves, elementwise, taylor
 from ravine.models.embeddings import Fourier
 from ravine.models.layers import Jet, add, affine, dense, drawn, entry, product, sizes, spread, subtract
 

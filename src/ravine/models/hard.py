@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 
 from ravine._types import Array
-from ravine.calculus import partials, taylor
+from ravine.calculus import partials
+from ravine.jets import taylor
 from ravine.models.layers import add, product
 
 

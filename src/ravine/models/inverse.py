@@ -6,7 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from ravine.calculus import taylor
+from ravine.jets import taylor
 
 
 class Inverse(eqx.Module):

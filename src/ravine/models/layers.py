@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from ravine._types import Array, RandomKey
-from ravine.calculus import Spread
+from ravine.jets import Spread
 
 Jet = tuple[Array, Any]
 

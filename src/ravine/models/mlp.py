@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from ravine._types import Array, Float, Inexact, RandomKey
-from ravine.calculus import Curves, elementwise
+from ravine.jets import Curves, elementwise
 from ravine.models.layers import affine, drawn, entry
 
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ravine._types import Array, Float, Inexact, RandomKey
-from ravine.calculus import Curves, elementwise
+from ravine.jets import Curves, elementwise
 from ravine.models.layers import affine, entry, sizes
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from jax import lax
 
 from ravine._types import Array
-from ravine.calculus import taylor
+from ravine.jets import taylor
 
 
 class Frozen(eqx.Module):

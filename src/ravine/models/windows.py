@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from ravine._types import Array, Model
-from ravine.calculus import taylor
+from ravine.jets import taylor
 
 
 class Windows(eqx.Module):

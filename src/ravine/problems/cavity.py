@@ -5,9 +5,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ravine.calculus import taylor
 from ravine.domains import Box
 from ravine.formulations import residual
+from ravine.jets import taylor
 from ravine.models import MLP, Compose, Constrained, Curl, Distance, Outputs, Scale
 from ravine.models.layers import add, product
 from ravine.problems import spectral

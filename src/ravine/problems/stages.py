@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ravine._types import Array, Model, RandomKey
-from ravine.calculus import taylor
+from ravine.jets import taylor
 from ravine.models import Frozen, Staged
 from ravine.problems.problem import Problem
 
