@@ -35,6 +35,7 @@ class Case:
 CASES = {
     "value_and_grad": Case("burgers-10000", "gradient_ravine", "gradient_plain"),
     "value_and_grad/limit": Case("burgers-10000", "gradient_ravine", "gradient_limit"),
+    "value_and_grad in a loop/limit": Case("burgers-10000", "gradient_loop", "gradient_limit"),
     "adam": Case("burgers", "ravine-adam", "optax-adam"),
     "adam/10000 points": Case("burgers-10000", "ravine-adam", "optax-adam"),
     "ssbroyden": Case("burgers", "ravine-ssbroyden", "scipy-ssbroyden"),

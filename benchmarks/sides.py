@@ -69,6 +69,18 @@ def gradient_ravine(start: Start) -> dict:
     return {"seconds": seconds(eqx.filter_jit(objective.value_and_grad), theta, batch)}
 
 
+def gradient_loop(start: Start) -> dict:
+    """One of twenty gradients in a compiled loop, as training takes them: a small step against each."""
+    objective, theta, batch = ours(start)
+
+    def twenty(theta, batch):
+        return jax.lax.fori_loop(
+            jnp.int32(0), jnp.int32(REPEATS), lambda _, at: at - 1e-6 * objective.value_and_grad(at, batch)[1], theta
+        )
+
+    return {"seconds": seconds(eqx.filter_jit(twenty), theta, batch, repeats=5) / REPEATS}
+
+
 def gradient_plain(start: Start) -> dict:
     from benchmarks.statements import given
 
@@ -137,6 +149,7 @@ SIDES = {
     function.__name__: function
     for function in (
         gradient_ravine,
+        gradient_loop,
         gradient_plain,
         gradient_limit,
         memory_ravine,
