@@ -41,9 +41,8 @@ def partials(u: Callable, z: Point, *indices: Index | Operator) -> tuple[Float[A
     makes three instead of the four of u, u_x, u_t and u_xx. For along a curve with z′ = e_x and z″ = b the second
     derivative of u is u_xx + b·∇u, and likewise at any order. The coefficients of the highest derivatives must be
     Python's or NumPy's numbers for it; with traced ones, as in an inverse problem, the derivatives are taken one by
-    one. (A parabolic operator in space and time as one second-order derivative along a curve; sums of second
-    derivatives as in `Spread`. Collapsing in general: Felix Dahlke, Tim Siebert et al., *Collapsing Taylor mode
-    automatic differentiation*, 2025.)
+    one. Second derivatives of several coordinates are added up on the way (`Spread`; Felix Dangel, Tim Siebert, Marius
+    Zeinhofer and Andrea Walther, *Collapsing Taylor mode automatic differentiation*, 2025).
 
     **Arguments:** `u`, a function of a point of shape `(d,)`; `z`, the point; `indices`, one for each derivative or
     operator.
@@ -72,7 +71,7 @@ def partials(u: Callable, z: Point, *indices: Index | Operator) -> tuple[Float[A
     orders: dict[int, int] = {}
     for index, request in zip(indices, asked, strict=True):
         if not isinstance(index, Mapping):
-            _raise(orders, request)
+            _include(orders, request)
     columns: list[_Column] = []
     for index, request in zip(indices, asked, strict=True):
         columns.append(_merged(request, orders, columns) if isinstance(index, Mapping) else _Column())
@@ -125,7 +124,7 @@ def _combination(index: Index | Operator, dimension: int) -> Combination:
     return request
 
 
-def _raise(orders: dict[int, int], derivatives: Sequence[Derivative] | Combination) -> None:
+def _include(orders: dict[int, int], derivatives: Sequence[Derivative] | Combination) -> None:
     """Lets `orders`, the highest order along each coordinate, include these as far as they are pure."""
     for derivative in derivatives:
         if len(set(derivative)) == 1:
@@ -212,7 +211,7 @@ def _merged(request: Combination, orders: dict[int, int], columns: Sequence[_Col
     column = _Column(order, heads, drift, lead) if order == 1 or heads else _Column()
     if len(column.parts) < 2:
         column = _Column()
-    _raise(orders, [d for d in free if d not in column.parts and not column.gives(d)])
+    _include(orders, [d for d in free if d not in column.parts and not column.gives(d)])
     return column
 
 
