@@ -177,11 +177,14 @@ def test_coefficients_of_burgers_are_recovered_and_printed(tmp_path, capsys, mon
     command = ("solve", "inverse_burgers", "--phases", "levenberg_marquardt:30", *size, "--out", str(tmp_path / "run"))
     assert cli.main(command) == 0
     out = capsys.readouterr().out
+    assert cli.main(("show", str(tmp_path / "run"))) == 0
+    shown = capsys.readouterr().out
     run = rv.load(tmp_path / "run")
     found = coefficients(run)
     assert set(found) == {"speed", "viscosity"}
     for name, known in found.items():
         assert f"{name:16} {float(known.value):.8g} ± {float(known.std):.1e}" in out
+        assert f"{float(known.value):.8g} ± {float(known.std):.1e}" in shown
         assert known.low < known.value < known.high
     exact = {"speed": 1.0, "viscosity": 0.01 / np.pi}
     errors = {name: abs(float(found[name].value) / exact[name] - 1) for name in exact}

@@ -212,6 +212,11 @@ def coefficients(run: Run) -> dict[str, Confidence]:
     return {name: found.confidence(Coefficient(name)) for name in names}
 
 
+def told(value: float, std: float) -> str:
+    """A coefficient in words, with its standard deviation where one is known."""
+    return f"{value:.8g} ± {std:.1e} (one standard deviation)" if math.isfinite(std) else f"{value:.8g}"
+
+
 class Coefficient(eqx.Module):
     """`model ↦ model.coefficients[name]`, and at `points`, where given, for a field."""
 

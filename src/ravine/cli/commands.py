@@ -279,6 +279,8 @@ def show(run: Path, /) -> int:
         A run folder.
     """
     prepare()
+    from ravine.posterior import coefficients, told
+
     found, config = load(run)
     console = stdout()
     table = make_table("", "", header=False)
@@ -287,6 +289,7 @@ def show(run: Path, /) -> int:
     facts = {
         "run": run,
         **found.summary(),
+        **{f"coefficient {name}": told(float(c.value), float(c.std)) for name, c in coefficients(found).items()},
         "options": " ".join(f"{name}={value}" for name, value in problem.get("options", {}).items()),
         "asked for": ", ".join(f"{name} {value}" for name, value in asked.items() if value is not None),
         "phases": ", ".join(phase.get("name", "") for phase in config.get("phases") or ()),

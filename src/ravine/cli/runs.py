@@ -254,7 +254,7 @@ def draw(run: "Run", folder: Path) -> Path | None:
 
 def report(run: "Run", folder: Path, figure: Path | None, as_json: bool, page: Path | None = None) -> None:
     """The result: one line of JSON on stdout, or a few lines for people."""
-    from ravine.posterior import coefficients
+    from ravine.posterior import coefficients, told
 
     summary, found = run.summary(), coefficients(run)
     if as_json:
@@ -264,7 +264,7 @@ def report(run: "Run", folder: Path, figure: Path | None, as_json: bool, page: P
         return
     print(f"\n{run.stop.value}\n")
     for name, known in found.items():
-        print(f"{name:16} {float(known.value):.8g} ± {float(known.std):.1e}   (one standard deviation)")
+        print(f"{name:16} {told(float(known.value), float(known.std))}")
     if summary["relative_l2"] is not None:
         print(f"relative error   {summary['relative_l2']:.3e}")
     independent = f"   (independent points: {summary['test_loss']:.3e})" if summary["test_loss"] is not None else ""

@@ -9,6 +9,7 @@ from typing import Any
 
 from ravine.diagnostics.advice import CLEAR, Diagnosis
 from ravine.diagnostics.finding import Finding
+from ravine.posterior import told
 from ravine.report import figures
 from ravine.report.content import Content, measure
 from ravine.report.figures import QUANTITIES, Plot, Slider, short
@@ -340,7 +341,7 @@ def facts(content: Content) -> Iterator[tuple[str, str]]:
     """How a run was made: sizes, and its config with a dotted name for each entry."""
     yield "parameters", f"{content.run.objective.parameters:,}"
     for name, (value, std) in content.coefficients.items():
-        yield f"coefficient {name}", f"{value:.8g} ± {std:.1e} (one standard deviation)"
+        yield f"coefficient {name}", told(value, std)
     yield from _flat({k: v for k, v in content.run.config.items() if k not in HIDDEN}, "")
 
 
