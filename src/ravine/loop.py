@@ -8,6 +8,7 @@ their result, so a run that is resumed is the run that was never interrupted.
 import contextlib
 import dataclasses
 import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import equinox as eqx
@@ -18,17 +19,18 @@ from jax.sharding import Mesh
 
 from ravine import hosts
 from ravine._results import Stop, Work
-from ravine._types import Batch, PyTree, Vector
+from ravine._types import Batch, PyTree, RandomKey, Scalar, Vector
 from ravine.blocks import place
-from ravine.callbacks import Event, Kind
+from ravine.callbacks import Callback, Event, Kind
 from ravine.chunk import advance, measure
 from ravine.focus import View, Within
 from ravine.objective import Objective
 from ravine.optim.optimizer import Optimizer, State
-from ravine.optim.phase import Phase
-from ravine.problems.problem import locate
+from ravine.optim.phase import Phase, Plan
+from ravine.problems.problem import Problem, locate
 from ravine.run import Carry, History, Position, Run, differences, first_carry, numbers, returned, template
-from ravine.samplers import SamplerState
+from ravine.samplers import Sampler, SamplerState
+from ravine.weights import Weighting
 
 CHUNK_SECONDS = 0.5  # how long the device works between two looks at the clock
 RECORDS = 200  # records in a phase with a step budget
@@ -37,16 +39,25 @@ RECORD_SHARE = 0.2  # of the time of such a phase that measuring may take
 ENDS = (Stop.NOT_FINITE, Stop.WEIGHTS, Stop.STATIONARY)  # of the run, not of the phase alone
 
 
+@dataclasses.dataclass(eq=False)
 class Loop:
     """One run: its clock, its history and where it stands."""
 
-    def __init__(self, objective, sampler, plan, key, tests, error, callbacks, config, problem, weighting):
-        self.objective, self.sampler, self.plan, self.key = objective, sampler, plan, key
-        self.weighting = weighting
-        (self.test, self.other), self.error, self.callbacks = tests, error, callbacks
-        self.config, self.problem = config, problem
+    objective: Objective
+    sampler: Sampler
+    plan: Plan
+    key: RandomKey  # of the steps
+    test: Batch | None  # independent points, by which the best parameters are chosen
+    other: Batch | None  # a second sample, for limits that compare two
+    error: Callable[[Objective, Vector], Scalar | None] | None
+    callbacks: Sequence[Callback]
+    config: dict[str, Any]
+    problem: Problem | None
+    weighting: Weighting
+
+    def __post_init__(self):
         # Columns that some phase's limit asks for, beside those that are always measured.
-        self.wanted = frozenset(name for phase in plan.phases for name in getattr(phase.until, "measures", ()))
+        self.wanted = frozenset(name for phase in self.plan.phases for name in getattr(phase.until, "measures", ()))
         if self.wanted and self.other is None:
             raise ValueError(
                 f"train: the limit of a phase needs the column {', '.join(sorted(self.wanted))}, which compares two "

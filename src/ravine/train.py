@@ -127,7 +127,7 @@ def fit(
         "reason": plan.reason,
         "weights": None if weights is None else describe_weights(weights),
     }
-    loop = Loop(objective, sampler, plan, step_key, (test, other), error, tuple(callbacks), config, problem, weighting)
+    loop = Loop(objective, sampler, plan, step_key, test, other, error, tuple(callbacks), config, problem, weighting)
     return loop.run(theta, state, weighed, resume)
 
 
