@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install -q -c constraint
 # Two test workers on two cores: BLAS threads of their own would only fight for them. A file stays on one worker, since
 # its tests share what they compile.
 ONE_THREAD := OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
-PYTEST := $(ONE_THREAD) $(BIN)/pytest -n 2 --dist=loadfile --no-loadscope-reorder
+PYTEST := $(ONE_THREAD) $(BIN)/pytest -n 2 --dist=loadfile
 
 QUICK := ravine-auto,optax-adam,scipy-ssbroyden,torch-lbfgs
 

@@ -158,21 +158,24 @@ class _Column:
         """Whether `vmap` follows its curves."""
         return self.order == 2 and len(self.heads) > UNROLLED
 
-    def curve(self, z: Point) -> Curve | Spread:
-        """What `taylor` follows."""
+    def seeds(self, z: Point) -> tuple[tuple[Array, ...], Array]:
+        """√wₐ eₐ for each of the heads, and b."""
         still = jnp.zeros_like(z)
         drift = still
         for axis, coefficient in self.drift.items():
             drift = drift.at[axis].set(coefficient)
-        firsts = tuple(still.at[axis].set(math.sqrt(weight)) for axis, weight in self.heads.items())
+        return tuple(still.at[axis].set(math.sqrt(weight)) for axis, weight in self.heads.items()), drift
+
+    def curve(self, z: Point) -> Curve | Spread:
+        """What `taylor` follows."""
+        firsts, drift = self.seeds(z)
         if len(firsts) > 1:
             return Spread(firsts, drift, False)
-        return (*firsts, *(still for _ in range(self.order - 2)), drift)
+        return (*firsts, *(jnp.zeros_like(z) for _ in range(self.order - 2)), drift)
 
     def mapped(self, u: Callable, z: Point) -> Spread:
-        """What `taylor` makes of `curve`, the curves followed by `vmap`."""
-        curve = self.curve(z)
-        firsts, drift = (curve.firsts, curve.second) if isinstance(curve, Spread) else (curve[:1], curve[1])
+        """What `taylor` makes of these curves, followed by `vmap`."""
+        firsts, drift = self.seeds(z)
 
         def one(first: Array) -> tuple[Array, Array]:
             found = taylor(u, z, (Spread((first,), drift, True),))[1][0]
