@@ -86,6 +86,36 @@ def test_every_part_of_a_linearisation_is_the_same_on_two_devices(run):
     """)
 
 
+def test_a_product_that_moves_a_program_to_the_pool_changes_nothing_and_stays_outside_of_loops(run):
+    run("""
+    from ravine import blocks
+    objective, theta, sampler = problem.objective(jax.random.key(0), block=8)
+    objective = objective.over(jax.make_mesh((2,), ("points",), (jax.sharding.AxisType.Auto,)))
+    batch = sampler.init(jax.random.key(1)).batch
+
+    def descend(theta, batch, steps):
+        step = lambda _, at: at - 1e-3 * objective.value_and_grad(at, batch)[1]
+        return jax.lax.fori_loop(jnp.int32(0), steps, step, theta)
+
+    def found(long):
+        blocks.LONG = long
+        compiled = jax.jit(lambda *args: descend(*args)).lower(theta, batch, jnp.int32(3)).compile()
+        return compiled.as_text(), np.asarray(compiled(theta, batch, jnp.int32(3)))
+
+    before = blocks.LONG
+    try:
+        (without, here), (with_it, there) = found(2**60), found(-1)
+        blocks.cores = lambda: 1  # with fewer cores than devices it would stand still
+        alone, _ = found(-1)
+    finally:
+        blocks.LONG, blocks.cores = before, rv.hardware.cores
+    product = [line for line in with_it.split("ENTRY")[1].splitlines() if "s32[176,176]" in line and " dot(" in line]
+    assert len(product) == 1 and with_it.count("s32[176,176]{1,0} dot(") == 1
+    assert "s32[176,176]" not in without and "s32[176,176]" not in alone
+    assert np.array_equal(here, there) and not np.array_equal(here, np.asarray(theta))
+    """)
+
+
 def test_training_on_two_devices_follows_training_on_one(run):
     run("""
     for method in (rv.adam(), rv.ssbroyden(), rv.levenberg_marquardt(), rv.spring(ridge=1e-3)):

@@ -19,6 +19,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ravine._types import Array, PyTree
+from ravine.hardware import cores
 
 # All points of a device are evaluated at once where their values take less than WHOLE bytes by `footprint`; else blocks
 # of BLOCK bytes, but of 200 points where these take less than LARGE, and of 10 in any case. A block costs an iteration
@@ -29,6 +30,10 @@ from ravine._types import Array, PyTree
 # are 0.85 times as fast as 10, one is 0.4 times as fast.
 WHOLE, BLOCK, LARGE = 24 * 2**20, 8 * 2**20, 64 * 2**20
 FEWEST = 200, 10
+# Where the values of a device's points take more than LONG bytes by `footprint`, see `_on_the_pool`. Measured on two
+# cores, time of a single gradient of burgers to that without: 6,000 points (90 MB a device) 0.9, 10,000 points 0.8,
+# 25,000 points 0.75; 4,000 points 1.05.
+LONG = 80 * 2**20
 # Bytes that the values of one block may take in any case, on one device: a gradient holds about three times as much.
 ROOM = 2**29
 
@@ -154,8 +159,10 @@ def block_map(function: Callable, points: PyTree, weights, block: int) -> PyTree
     return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[: count * (leaf.shape[1] // size)], out)
 
 
-def share_out(mesh: Mesh, function: Callable, args: PyTree, points: PyTree, weights, *, total: bool) -> PyTree:
-    """`function(args, points, weights)` on each device's share of the points.
+def share_out(
+    mesh: Mesh, function: Callable, args: PyTree, points: PyTree, weights, *, total: bool, each: int = 0
+) -> PyTree:
+    """`function(args, points, weights)` on each device's share of the points, when each takes `each` bytes.
 
     With `total`, the sum over devices, the only communication; else the results, put together along the leading axis
     and still padded.
@@ -163,8 +170,11 @@ def share_out(mesh: Mesh, function: Callable, args: PyTree, points: PyTree, weig
     axis = mesh.axis_names[0]
     points, weights = pad((points, weights), whole_multiple(weights.shape[0], mesh.size))
     whole, rows = PartitionSpec(), PartitionSpec(axis)
+    cpus = [device for device in mesh.local_devices if device.platform == "cpu"]
+    long = 0 < len(cpus) <= cores() and weights.shape[0] * each > LONG * mesh.size
 
     def share(args, points, weights):
+        points = _on_the_pool(points) if long else points
         found = function(args, points, weights)
         return lax.psum(found, axis) if total else found
 
@@ -176,6 +186,27 @@ def share_out(mesh: Mesh, function: Callable, args: PyTree, points: PyTree, weig
         check_vma=False,
     )
     return spread(args, points, weights)
+
+
+def _on_the_pool(points: PyTree) -> PyTree:
+    """The same points, after a product that no device does by itself.
+
+    XLA begins a program on a thread for each CPU device, and lets the cores' pool of threads help with what is large;
+    twice as many threads as cores then wait for each other, until an operation happens to end on the pool, where the
+    program goes on. A large product of integers always ends there, within 0.2 ms. It depends on the points alone, so
+    that it stays outside of loops in which these do not change. Not for more devices than cores: on the pool, one that
+    waits in a sum would keep another from ever coming to it.
+    """
+    leaves, treedef = jax.tree.flatten(points)
+    real = [place for place, leaf in enumerate(leaves) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
+    if not real or not leaves[real[0]].size:
+        return points
+    leaf, side = leaves[real[0]], 176
+    row, column = (lax.broadcasted_iota(jnp.int32, (side, side), axis) for axis in (0, 1))
+    matrix = row * column % 128 + jnp.isnan(leaf.reshape(-1)[0]).astype(jnp.int32)
+    # Nothing in it is negative, which the compiler does not know.
+    leaves[real[0]] = jnp.where(lax.dot(matrix, matrix)[0, 0] < 0, jnp.nan, leaf)
+    return jax.tree.unflatten(treedef, leaves)
 
 
 class SharedRows(eqx.Module):

@@ -96,7 +96,7 @@ class Piece(eqx.Module):
         points = (self.points,) if extra is None else (self.points, extra)
         if self.mesh is None:
             return share(args, points, self.weights)
-        return share_out(self.mesh, share, args, points, self.weights, total=True)
+        return share_out(self.mesh, share, args, points, self.weights, total=True, each=self._footprint())
 
     def map(self, function):
         """`function(points, weights)` on every block, put together along the leading axis."""
@@ -108,7 +108,7 @@ class Piece(eqx.Module):
 
         if self.mesh is None:
             return share((), self.points, self.weights)
-        out = share_out(self.mesh, share, (), self.points, self.weights, total=False)
+        out = share_out(self.mesh, share, (), self.points, self.weights, total=False, each=self._footprint())
         padded = whole_multiple(self.count, self.mesh.size)
         return jax.tree.map(lambda leaf: leaf[: self.count * (leaf.shape[0] // padded)], out)
 
