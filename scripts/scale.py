@@ -124,14 +124,15 @@ def child(method: Callable, width: int, rows: int, steps: int, *, poisson: bool)
     large = problem(rv, width, rows, poisson=poisson)
     objective, theta, sampler = large.objective(key)
     batch = sampler.init(key).batch
-    forecast = rv.forecast(optimizer, objective, batch)
+    forecast, rows, n = rv.forecast(optimizer, objective, batch), objective.size(batch), theta.shape[0]
+    del objective, theta, sampler, batch  # training makes its own
     run = rv.train(large, rv.Phase(optimizer, steps=steps), key=key)
     made = int(run.history["step"][-1])
     return {
-        "n": theta.shape[0],
-        "m": objective.size(batch),
+        "n": n,
+        "m": rows,
         "sentence": str(forecast),
-        "forecast": forecast.bytes,
+        "forecast": forecast.process,
         "peak": status("VmHWM") - before,
         "seconds": float(run.history["seconds"][-1]) / max(made, 1),
         "finite": bool(math.isfinite(run.loss)),

@@ -33,12 +33,17 @@ def users():
     jax.config.update("jax_disable_most_optimizations", True)
 
 
-def allocated(optimizer, objective, theta, batch, options):
-    """Arguments, results and temporaries of the loop of steps."""
+def analysed(optimizer, objective, theta, batch, options):
+    """What XLA sets aside for the loop of steps."""
     sampler, optimizer = rv.Constant(batch), numbers(optimizer, theta.dtype)
     carry = first_carry(objective, optimizer, theta, sampler.init(cases.KEY))
     lowered = advance.lower(objective, sampler, rv.Given(), optimizer, None, carry, jnp.int32(1), cases.KEY)
-    found = lowered.lowered.compile(compiler_options=options).memory_analysis()
+    return lowered.lowered.compile(compiler_options=options).memory_analysis()
+
+
+def allocated(*args):
+    """Arguments, results and temporaries."""
+    found = analysed(*args)
     return found.argument_size_in_bytes + found.output_size_in_bytes + found.temp_size_in_bytes
 
 
@@ -65,6 +70,20 @@ def test_forecast_is_within_a_quarter_of_what_is_allocated(name, users):
     found = rv.forecast(optimizer, objective, batch)
     assert found.bytes == sum(found.parts.values())
     assert found.bytes == pytest.approx(allocated(optimizer, objective, theta, batch, users), rel=0.25), found.parts
+
+
+def test_pairs_are_written_in_place(users):
+    memory, (_, width, rows) = 50, CASES["lbfgs"]
+    objective, theta, batch = setting(width, rows)
+    found = analysed(rv.lbfgs(memory=memory), objective, theta, batch, users)
+    assert found.temp_size_in_bytes < memory * theta.nbytes / 2  # else a copy of all s or all y
+
+
+def test_a_process_grows_by_the_copies_that_training_keeps_and_by_the_program():
+    objective, theta, batch = setting(200, 50)
+    found = rv.forecast(rv.adam(), objective, batch)
+    assert found.kept >= 2 * theta.nbytes
+    assert found.process > found.bytes + found.kept
 
 
 @pytest.mark.parametrize("name,part", [("bfgs", "matrices"), ("parameter", "matrices"), ("qr", "rows")])
@@ -105,7 +124,7 @@ def test_names_are_those_that_people_say():
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peaks are read from /proc")
-@pytest.mark.parametrize("name", ["ssbroyden", "parameter", "kernel"])
+@pytest.mark.parametrize("name", ["ssbroyden", "parameter", "kernel", "lbfgs"])
 def test_forecast_is_within_a_quarter_of_what_a_run_takes(name):
     """Half a gibibyte and more, each in a process of its own."""
     script = Path(__file__).parents[1] / "scripts" / "scale.py"

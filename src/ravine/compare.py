@@ -123,7 +123,7 @@ def _too_large(name: str, objective: Objective, batch: Any) -> str:
         import psutil
     except ImportError:
         return ""
-    available, needed = psutil.virtual_memory().available, forecast(method(name), objective, batch).bytes
+    available, needed = psutil.virtual_memory().available, forecast(method(name), objective, batch).process
     gibibytes = lambda count: f"{count / 2**30:.1f} GiB"
     if needed < available:
         return ""

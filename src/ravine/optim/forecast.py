@@ -22,11 +22,17 @@ from ravine.optim.quasi_newton import LBFGS, Broyden
 from ravine.optim.search import Damping
 
 
+# What compiling a step and holding the program takes, as seen in processes that had compiled a small one before: 30 to
+# 70 MiB. The first of all takes 0.1 to 0.4 GiB.
+PROGRAM = 64 * 2**20
+
+
 @dataclasses.dataclass(frozen=True)
 class Forecast:
     """Bytes on one device at the fullest moment of a step, by part; `str` of it is a sentence.
 
-    - `parameters`: the parameters (and the last finite ones, which training keeps), and the batch.
+    - `parameters`: the current ones, and those that training keeps (the last finite, those at the last redraw of
+      points, the best), and the batch; steps are given them and return them.
     - `state`: the optimizer's memory, as it enters the loop of steps.
     - `matrices`: what is n×n, m×m or the like: JᵀJ, JJᵀ, their factors and copies, the next inverse Hessian.
     - `rows`: what has n columns but is no square: Jacobian rows, stored pairs, sketches and their copies.
@@ -39,6 +45,7 @@ class Forecast:
     matrices: int
     rows: int
     temporaries: int
+    kept: int = 0
     devices: int = 1
     cost: Cost = dataclasses.field(default_factory=Cost)
     bits: int = 64
@@ -54,6 +61,13 @@ class Forecast:
         """The sum, over all devices: those of a CPU share its memory."""
         each = self.parameters + self.state + self.matrices + self.rows + self.temporaries
         return self.devices * each
+
+    @property
+    def process(self) -> int:
+        """What a process grows by: `bytes`, what it keeps beside the steps (`kept`: the model, the points that the
+        sampler and the tests hold), and the program. Where much of it is arrays between 0.1 and 32 MiB, the C library
+        may hold as much again of freed memory; `keep_memory` tells of it."""
+        return self.bytes + self.kept + PROGRAM
 
     @property
     def parts(self) -> dict[str, int]:
@@ -81,8 +95,7 @@ def forecast(optimizer: Optimizer, objective: Objective, batch: Batch) -> Foreca
 
     **Returns:** a `Forecast`. Where the method's own arrays dominate it is within a quarter of what XLA allocates for
     every preset, with XLA's default optimizations; without them (as the tests are compiled) up to twice as much is
-    allocated. A process grows by more than that: by the program itself and the compiler, 0.1 to 0.4 GiB, and at 10⁶
-    parameters by half as much again for `lbfgs` and a third for `matrix_free_gauss_newton`.
+    allocated. A process grows by more than that, see `Forecast.process`.
 
     **Cost:** that of tracing, about a second.
 
@@ -129,8 +142,10 @@ def forecast(optimizer: Optimizer, objective: Objective, batch: Batch) -> Foreca
         parts["matrices" if square else "rows" if wide and math.prod(shape) > n else "temporaries"] += size
     return Forecast(
         name=_name(optimizer, objective, batch),
-        parameters=2 * _bytes(theta) + _bytes(batch),
+        # Of the four that steps return, three are in the loop that was traced.
+        parameters=5 * _bytes(theta) + 2 * _bytes(batch),
         state=_bytes(arrays),
+        kept=3 * _bytes(theta) + 2 * _bytes(batch),
         devices=1 if objective.mesh is None else objective.mesh.size,
         cost=cost(jaxpr),
         bits=8 * theta.dtype.itemsize,

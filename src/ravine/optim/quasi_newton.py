@@ -377,9 +377,12 @@ class LBFGS(Direction):
         guard = jnp.finfo(s.dtype).eps * jnp.linalg.norm(previous.s) * jnp.linalg.norm(new)
         good = (previous.count > 0) & ~previous.failed & (sy > guard)
         slot = count % self.memory
-        s, y = (_write(a, slot, row, good) for a, row in ((s, previous.s), (y, new)))
+        # The newest y is known before it is stored, and not read from where it then is: XLA would compute its slot a
+        # second time for that, and copy all rows twice a step to do so.
+        last = jnp.where(good, new, y[(count - 1) % self.memory])
+        s, y = (_write(a, slot, row, good) for a, row in ((s, previous.s), (y, after(last, new))))
         count = jnp.where(good, count + 1, count)
-        direction = -self._apply(s, y, count, grad)
+        direction = -self._apply(s, y, last, count, grad)
         broken = ~(jnp.dot(direction, grad) < 0)
         count = jnp.where(broken, 0, count)
         steepest = -grad / jnp.maximum(jnp.linalg.norm(grad), 1)
@@ -397,7 +400,7 @@ class LBFGS(Direction):
         theta = jnp.where(bad, 0.8 * sbs / jnp.where(bad, sbs - sy, 1), 1)
         return theta * previous.y + (1 - theta) * bs
 
-    def _apply(self, s, y, count, vector):
+    def _apply(self, s, y, last, count, vector):
         stored = jnp.minimum(count, self.memory)
         rho = jnp.sum(s * y, axis=1)
         rho = jnp.where(rho > 0, 1 / jnp.where(rho > 0, rho, 1), 0)
@@ -413,8 +416,8 @@ class LBFGS(Direction):
 
         q, alphas = lax.fori_loop(0, stored, down, (vector, jnp.zeros(self.memory, vector.dtype)))
         newest = slot(0)
-        yy = jnp.dot(y[newest], y[newest])
-        scale = jnp.dot(s[newest], y[newest]) / jnp.where(yy > 0, yy, 1)
+        yy = jnp.dot(last, last)
+        scale = jnp.dot(s[newest], last) / jnp.where(yy > 0, yy, 1)
         q = jnp.where(self.scale & (stored > 0), scale, 1) * q
 
         def up(step, q):
