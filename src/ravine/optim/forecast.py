@@ -21,7 +21,6 @@ from ravine.optim.optimizer import Optimizer
 from ravine.optim.quasi_newton import LBFGS, Broyden
 from ravine.optim.search import Damping
 
-
 # What compiling a step and holding the program takes, as seen in processes that had compiled a small one before: 30 to
 # 70 MiB. The first of all takes 0.1 to 0.4 GiB.
 PROGRAM = 64 * 2**20
