@@ -11,8 +11,8 @@ compiler need is there, and then on the large one; what the process grew by at i
 script fails when a peak is above 8 GiB, when a forecast (`Forecast.process`) is off by more than a quarter, or when the
 cost of a step grows faster than m^1.1.
 
-Where it fails, the process holds memory that was freed: a peak of `kfac` is 0.54 GiB by default, 0.44 with
-MALLOC_ARENA_MAX=1, 0.36 with MALLOC_MMAP_THRESHOLD_=131072.
+Where it fails, the process holds memory that was freed: a peak of `kfac` is 0.5 GiB by default, 0.44 with
+MALLOC_ARENA_MAX=1, 0.37 with MALLOC_MMAP_THRESHOLD_=131072.
 """
 
 from __future__ import annotations
