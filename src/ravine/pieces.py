@@ -91,12 +91,12 @@ class Piece(eqx.Module):
                 points, *others = points_and_more
                 return function(*args, points, (weights, *others) if others else weights)
 
-            return block_sum(one, (points, *others), weights, self._blocks(weights, block))
+            return block_sum(one, (points, *others), weights, self._blocks(weights, each, block))
 
-        points = (self.points,) if extra is None else (self.points, extra)
+        points, each = (self.points,) if extra is None else (self.points, extra), self._footprint()
         if self.mesh is None:
             return share(args, points, self.weights)
-        return share_out(self.mesh, share, args, points, self.weights, total=True, each=self._footprint())
+        return share_out(self.mesh, share, args, points, self.weights, total=True, each=each)
 
     def map(self, function):
         """`function(points, weights)` on every block, put together along the leading axis."""
@@ -104,20 +104,23 @@ class Piece(eqx.Module):
             return function(self.points, self.weights)
 
         def share(_, points, weights):
-            return block_map(function, points, weights, self._blocks(weights))
+            return block_map(function, points, weights, self._blocks(weights, each))
 
+        each = self._footprint()
         if self.mesh is None:
             return share((), self.points, self.weights)
-        out = share_out(self.mesh, share, (), self.points, self.weights, total=False, each=self._footprint())
+        out = share_out(self.mesh, share, (), self.points, self.weights, total=False, each=each)
         padded = whole_multiple(self.count, self.mesh.size)
         return jax.tree.map(lambda leaf: leaf[: self.count * (leaf.shape[0] // padded)], out)
 
-    def _blocks(self, weights, most: int | None = None) -> int:
-        chosen = automatic(weights.shape[0], self._footprint()) if self.block is None else self.block
+    def _blocks(self, weights, each: int, most: int | None = None) -> int:
+        chosen = automatic(weights.shape[0], each) if self.block is None else self.block
         return chosen if most is None else max(1, min(chosen, most))
 
     def _footprint(self) -> int:
-        """Bytes of the values on the way to the features of one point."""
+        """Bytes of the values on the way to the features of one point; 0 where nothing depends on them. A trace."""
+        if self.block is not None and self.mesh is None:
+            return 0
         shape = lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype)
         theta = jax.ShapeDtypeStruct((self.layout.size,), self.layout.dtype)
         return footprint(self.flat, jax.eval_shape(self.layout.split, theta), jax.tree.map(shape, self.points))
@@ -201,11 +204,11 @@ class Piece(eqx.Module):
         rows, width = self.jacobian(theta), self.width(theta)
         if self.term.whole:
             return lambda number: rows(self.points, self.weights), 1, width
-        blocks = cut(self.points, self.weights, min(self.count, self.held(theta, most)))
+        blocks, each = cut(self.points, self.weights, min(self.count, self.held(theta, most))), self._footprint()
 
         def one(number) -> Matrix:
             points, weights = jax.tree.map(lambda leaf: leaf[number], blocks)
-            return block_map(rows, points, weights, self._blocks(weights))
+            return block_map(rows, points, weights, self._blocks(weights, each))
 
         return one, blocks[1].shape[0], self.count * width
 

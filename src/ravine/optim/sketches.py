@@ -144,4 +144,5 @@ def short_gram(lin: Linearisation, right: Cosine | Whole) -> Matrix:
 def _bounded(lin: Linearisation) -> list[Piece]:
     """The pieces, in blocks whose rows are not too many to be held."""
     pieces = lin.objective.pieces(lin.batch)
-    return [dataclasses.replace(piece, block=piece._blocks(piece.weights, piece.held(lin.theta))) for piece in pieces]
+    blocks = [piece._blocks(piece.weights, piece._footprint(), piece.held(lin.theta)) for piece in pieces]
+    return [dataclasses.replace(piece, block=block) for piece, block in zip(pieces, blocks, strict=True)]
