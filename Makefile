@@ -62,7 +62,7 @@ bench-kernels: $(VENV)/.installed ## pytest-benchmark on the kernels, in the env
 bench-profile: $(VENV)/.installed ## where the time of a step goes, per method: docs/profile.md (three minutes)
 	$(BIN)/python -m benchmarks profile
 
-scale: $(VENV)/.installed ## memory and cost at 10⁶ parameters or rows against the forecast (half an hour; some of the forecasts fail today)
+scale: $(VENV)/.installed ## memory and cost at 10⁶ parameters or rows against the forecast (three quarters of an hour; some of the forecasts fail today)
 	$(BIN)/python scripts/scale.py
 
 clean: ## remove caches and build products (.venv and runs/ stay)

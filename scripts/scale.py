@@ -2,7 +2,7 @@
 
 Usage::
 
-    python scripts/scale.py            # the sizes that the library promises (half an hour)
+    python scripts/scale.py            # the sizes that the library promises (three quarters of an hour)
     python scripts/scale.py --small    # a hundredth of the work
     python scripts/scale.py kernel     # one of the cases; the names are in the table below
 
