@@ -190,7 +190,7 @@ def test_methods_that_memory_is_too_small_for_say_so(monkeypatch):
     objective, theta, sampler = problem.objective(jax.random.key(0))
     batch = sampler.init(jax.random.key(1)).batch
     why = lambda name: compare.why_not(name, objective, theta, batch, sampler)
-    needed = rv.forecast(rv.bfgs(), objective, batch).bytes
+    needed = rv.forecast(rv.bfgs(), objective, batch).process
     assert needed > 2**27
     assert why("bfgs") == f"Needs {needed / 2**30:.1f} GiB of memory, of which 0.1 GiB are free."
     assert why("lbfgs") == ""
